@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// All of cotun. Each header can be included alone.
+#pragma once
+
+#include <cotun/coro/task.hpp>
+#include <cotun/io/error.hpp>
+#include <cotun/io/packet.hpp>
+#include <cotun/io/packet_batch.hpp>
+#include <cotun/io/reactor.hpp>
+#include <cotun/io/statistics.hpp>
+#include <cotun/net/endpoint.hpp>
+#include <cotun/net/udp.hpp>
+#include <cotun/tun/device.hpp>
+#include <cotun/version.hpp>
+#include <cotun/wire/address.hpp>
+#include <cotun/wire/checksum.hpp>
+#include <cotun/wire/icmp.hpp>

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// packet: a move-only lease on one buffer of the reactor's pool.
+//
+// The bytes lie in the middle of the buffer, so that a header can be put in front of them and a trailer behind them
+// without moving them:
+//
+//     | headroom | bytes | tailroom |
+//
+// What a device or a socket read into the buffer, another can send from it: nothing is copied.
+//
+// Lifetime: the buffer goes back to its pool when the packet is destroyed or handed to a write. A packet may outlive
+// its reactor: the pool's memory stays until the last lease is back.
+// Thread: the reactor's.
+// Errors: the functions that need room throw std::system_error(no_buffer_space) when there is not enough.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+
+namespace cotun {
+
+namespace detail {
+
+class packet_pool;
+
+// A buffer's header. It lies outside the buffer: neither the kernel nor a user's write past the end reaches it.
+struct packet_slot {
+    std::byte* base = nullptr;
+    std::uint32_t capacity = 0; // of the buffer, bytes
+    std::uint32_t offset = 0;   // of the packet in the buffer
+    std::uint32_t size = 0;     // of the packet
+    std::uint16_t index = 0;    // in the pool; also the buffer's id in a ring of buffers
+    std::uint8_t size_class = 0;
+    std::uint8_t origin_size = 0;
+    packet_pool* pool = nullptr;
+    packet_slot* next_free = nullptr;
+    std::array<std::byte, 28> origin{}; // a struct sockaddr_in or sockaddr_in6
+};
+
+void release(packet_slot*) noexcept;
+
+} // namespace detail
+
+class packet {
+public:
+    /// An empty handle: no buffer.
+    packet() noexcept = default;
+    packet(packet&& other) noexcept : slot_(std::exchange(other.slot_, nullptr)) {}
+    packet& operator=(packet&& other) noexcept {
+        if (this != &other) {
+            reset();
+            slot_ = std::exchange(other.slot_, nullptr);
+        }
+        return *this;
+    }
+    ~packet() { reset(); }
+
+    /// Whether there is a buffer: false for a default-made packet and for one that was moved from. All functions below
+    /// but reset() need one.
+    explicit operator bool() const noexcept { return slot_ != nullptr; }
+
+    std::span<std::byte> bytes() noexcept { return {slot_->base + slot_->offset, slot_->size}; }
+    std::span<const std::byte> bytes() const noexcept { return {slot_->base + slot_->offset, slot_->size}; }
+    std::size_t size() const noexcept { return slot_->size; }
+
+    /// Bytes that prepend() and append() can still take.
+    std::size_t headroom() const noexcept { return slot_->offset; }
+    std::size_t tailroom() const noexcept { return slot_->capacity - slot_->offset - slot_->size; }
+
+    /// Makes the packet longer by `count` bytes at its front; returns them, their content unspecified.
+    std::span<std::byte> prepend(std::size_t count);
+    /// Makes the packet longer by `count` bytes at its end; returns them, their content unspecified.
+    std::span<std::byte> append(std::size_t count);
+    /// Takes `count` bytes off the front or the end; what was there becomes headroom or tailroom. `count` <= size(),
+    /// else std::system_error(invalid_argument).
+    void remove_prefix(std::size_t count);
+    void remove_suffix(std::size_t count);
+    /// Replaces the content by a copy of `content`, and with it restores the pool's usual headroom.
+    void assign(std::span<const std::byte> content);
+
+    /// Where a datagram came from, as the kernel's sockaddr; empty for what a device or the program made. See sender().
+    std::span<const std::byte> origin() const noexcept { return {slot_->origin.data(), slot_->origin_size}; }
+
+    /// Gives the buffer back.
+    void reset() noexcept {
+        if (slot_ != nullptr) detail::release(std::exchange(slot_, nullptr));
+    }
+
+private:
+    friend class detail::packet_pool;
+    explicit packet(detail::packet_slot* slot) noexcept : slot_(slot) {}
+
+    detail::packet_slot* slot_ = nullptr;
+};
+
+} // namespace cotun

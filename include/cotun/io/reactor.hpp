@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// reactor: the loop that drives devices, sockets, timers and tasks on one thread.
+//
+//     cotun::reactor io;
+//     io.spawn(background(io));
+//     io.run(serve(io));      // returns when serve has ended, or stop() was called
+//
+// A pass of the loop resumes every coroutine that is ready; what they queue goes to the kernel in one entry, together
+// with the wait for what comes next.
+//
+// Lifetime: devices and sockets use the reactor and are closed by its destructor if they still live; tasks that have
+// not ended are destroyed with it. Tasks that were spawned stay when run() returns, and go on with the next run().
+// Thread: one thread a reactor: the first that runs it (it may be built on another), and it is destroyed there too.
+// Only post() and stop() may be called from any thread.
+// Errors: std::system_error, with the remedy, where the kernel refuses io_uring.
+// Kernel: Linux 5.19; its speed from 6.1 on, multishot reads of devices from 6.7 on.
+#pragma once
+
+#include <cotun/coro/task.hpp>
+#include <cotun/io/packet.hpp>
+#include <cotun/io/statistics.hpp>
+#include <cotun/io/timer.hpp>
+#include <cotun/io/waiter.hpp>
+
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <system_error>
+#include <utility>
+
+namespace cotun {
+
+namespace detail {
+class reactor_core;
+}
+
+/// The packet pool of a reactor: one block of memory a size class, touched as it is used, never grown.
+struct pool_options {
+    /// Buffers for packets up to a usual MTU: how many (1 to 32768), and the bytes of each, headroom and tailroom
+    /// included (512 to 65536).
+    unsigned small_count = 1024;
+    unsigned small_size = 2048;
+    /// Buffers for anything larger, up to the 65,535 bytes of the largest IP packet: how many (0 to 32768), their bytes
+    /// (4096 to 1 MiB).
+    unsigned large_count = 64;
+    unsigned large_size = 66 * 1024;
+    /// Room in front of and behind a packet when it is read or made, bytes.
+    unsigned headroom = 128;
+    unsigned tailroom = 64;
+};
+
+/// How the kernel hands completions over. `automatic` takes the best that the kernel has; the others force one.
+enum class ring_mode {
+    automatic,
+    deferred,    // SINGLE_ISSUER | DEFER_TASKRUN: Linux 6.1
+    cooperative, // COOP_TASKRUN: Linux 5.19
+    plain,
+};
+
+struct reactor_options {
+    pool_options pool;
+    /// The most requests in flight (32 to 16384). At the bound, writes wait; a device or socket reserves two of the
+    /// quarter that is kept for reading and closing.
+    unsigned requests = 1024;
+    ring_mode ring = ring_mode::automatic;
+    /// Registers descriptors with the ring, which saves the kernel a look-up an operation.
+    bool registered_files = true;
+};
+
+/// co_await io.sleep_for(...), io.sleep_until(...), io.yield().
+class [[nodiscard]] sleep_operation : detail::waiter, detail::timer {
+public:
+    using clock = std::chrono::steady_clock;
+
+    sleep_operation(detail::reactor_core& core, clock::time_point until) noexcept : core_(&core), until_(until) {}
+    ~sleep_operation();
+
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<>);
+    void await_resume() const noexcept {}
+
+private:
+    void on_time() override;
+
+    detail::reactor_core* core_;
+    clock::time_point until_;
+};
+
+/// co_await io.allocate(size).
+class [[nodiscard]] allocate_operation : detail::waiter {
+public:
+    allocate_operation(detail::reactor_core& core, std::size_t size) noexcept : core_(&core), size_(size) {}
+    ~allocate_operation() = default;
+
+    bool await_ready();
+    void await_suspend(std::coroutine_handle<>) noexcept;
+    packet await_resume() noexcept { return std::move(got_); }
+
+private:
+    friend class detail::reactor_core;
+    detail::reactor_core* core_;
+    std::size_t size_;
+    packet got_;
+};
+
+class reactor {
+public:
+    using clock = std::chrono::steady_clock;
+
+    /// Throws std::system_error if the kernel refuses the ring or the memory; std::errc::invalid_argument for an option
+    /// that is out of its range.
+    explicit reactor(const reactor_options& options = {});
+    /// Over a driver of the caller's choice: for the library's own tests.
+    explicit reactor(std::unique_ptr<detail::reactor_core> core) noexcept;
+    reactor(const reactor&) = delete;
+    reactor& operator=(const reactor&) = delete;
+    ~reactor();
+
+    /// Runs `main` to its end, with all that was spawned beside it, and returns its value or throws its exception. An
+    /// exception that leaves a spawned task, or a posted function, ends run() with it; `main` is destroyed then.
+    /// After stop(): `main` is destroyed; a run of a task<> returns, one of a task with a value throws
+    /// std::errc::operation_canceled. A stop() that comes before run() counts. Throws
+    /// std::errc::device_or_resource_busy if the reactor runs already.
+    template <class T>
+    T run(task<T> main) {
+        if constexpr (std::is_void_v<T>) {
+            run_main(std::move(main));
+        } else {
+            std::optional<T> value;
+            run_main(keep(std::move(main), value));
+            if (!value) throw_stopped();
+            return std::move(*value);
+        }
+    }
+
+    /// Runs until every spawned task has ended, or stop().
+    void run();
+
+    /// Starts a task that nobody awaits. It first runs in the next pass.
+    void spawn(task<> body);
+
+    /// Has `function` called on the reactor's thread. Any thread; the reactor must live. Allocates.
+    void post(std::function<void()> function);
+
+    /// Ends the current run(), or the next one. Any thread; safe in a signal handler.
+    void stop() noexcept;
+
+    /// Waits for the time to pass; 0 or less lets every other ready task run first. Steady clock.
+    sleep_operation sleep_for(clock::duration time) noexcept;
+    sleep_operation sleep_until(clock::time_point time) noexcept;
+    sleep_operation yield() noexcept { return sleep_for(clock::duration::zero()); }
+
+    /// A packet of `size` unspecified bytes; waits while the pool is empty. Throws std::errc::message_size if no buffer
+    /// of the pool is that large.
+    allocate_operation allocate(std::size_t size) noexcept { return {core(), size}; }
+    /// The same, at once: an empty handle if the pool is empty.
+    packet try_allocate(std::size_t size);
+
+    reactor_statistics statistics() const noexcept;
+
+    detail::reactor_core& core() noexcept { return *core_; }
+
+private:
+    template <class T>
+    static task<> keep(task<T> body, std::optional<T>& value) {
+        value.emplace(co_await std::move(body));
+    }
+    void run_main(task<> main);
+    [[noreturn]] static void throw_stopped();
+
+    std::unique_ptr<detail::reactor_core> core_;
+};
+
+} // namespace cotun

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// co_await dev.read_packet(), dev.read_packets() and their like on sockets.
+//
+// Lifetime: destroying the wait (with the task that it is part of) takes nothing from the stream: a packet that had
+// already been given to it goes back to the front. The device or socket may be closed or destroyed meanwhile; the wait
+// then ends with std::errc::operation_canceled.
+// Thread: the reactor's. Several coroutines may wait on one device; packets are given to them in the order in which
+// they came.
+#pragma once
+
+#include <cotun/io/packet.hpp>
+#include <cotun/io/packet_batch.hpp>
+#include <cotun/io/waiter.hpp>
+
+#include <coroutine>
+
+namespace cotun {
+
+namespace detail {
+
+class inbox;
+
+/// A wait for the next packet of an inbox.
+class read_waiter : waiter {
+public:
+    explicit read_waiter(inbox& from) noexcept : from_(&from) {}
+    ~read_waiter();
+
+    bool await_ready() const noexcept;
+    void await_suspend(std::coroutine_handle<>) noexcept;
+
+protected:
+    /// The packet, or the exception.
+    packet take();
+    /// The packets that came with it, as long as there is room.
+    void take_more(packet_batch& into);
+
+private:
+    friend class inbox;
+    inbox* from_;
+    packet given_;
+    int failure_ = 0;
+    bool holds_port_ = false;
+};
+
+} // namespace detail
+
+/// Yields the next packet. Throws std::system_error once the stream has ended; cotun::is_final() says so of its code.
+class [[nodiscard]] read_packet_operation : public detail::read_waiter {
+public:
+    using read_waiter::read_waiter;
+    packet await_resume() { return take(); }
+};
+
+/// Yields all packets that have come, at least one and at most packet_batch::capacity, in order. Throws as above.
+class [[nodiscard]] read_packets_operation : public detail::read_waiter {
+public:
+    using read_waiter::read_waiter;
+    packet_batch await_resume() {
+        packet_batch batch;
+        batch.push_back(take());
+        take_more(batch);
+        return batch;
+    }
+};
+
+} // namespace cotun

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// co_await dev.write_packet(...), dev.write_packets(...), dev.flush() and their like on sockets.
+//
+// A write is done when it is accepted: the packet belongs to the reactor from then on, and is written with the next
+// kernel entry, in order. The coroutine waits only while the window is full. What became of a packet is counted
+// (write_statistics), and thrown by flush(); once the device or socket is gone, the next write throws.
+//
+// Lifetime: destroying the wait drops the packets that had not been accepted.
+// Thread: the reactor's. Several coroutines may write; each has its turn in the order in which they came.
+#pragma once
+
+#include <cotun/io/packet.hpp>
+#include <cotun/io/packet_batch.hpp>
+#include <cotun/io/waiter.hpp>
+
+#include <coroutine>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+namespace cotun {
+
+namespace detail {
+
+class outbox;
+
+/// A wait for room in an outbox.
+class write_waiter : waiter {
+public:
+    explicit write_waiter(outbox& into) noexcept : into_(&into) {}
+
+    bool await_ready();
+    void await_suspend(std::coroutine_handle<>) noexcept;
+    void await_resume();
+
+protected:
+    ~write_waiter();
+    /// Hands over as much as there is room for; true when nothing is left.
+    virtual bool offer() = 0;
+    outbox& into() noexcept { return *into_; }
+    static void accept(outbox&, packet&&) noexcept;
+    static bool has_room(const outbox&) noexcept;
+
+private:
+    friend class outbox;
+    outbox* into_;
+    int failure_ = 0;
+    bool holds_port_ = false;
+};
+
+/// A wait until all that has been accepted is written.
+class flush_waiter : waiter {
+public:
+    explicit flush_waiter(outbox& of) noexcept;
+    ~flush_waiter();
+
+    bool await_ready() const noexcept;
+    void await_suspend(std::coroutine_handle<>) noexcept;
+    void await_resume();
+
+private:
+    friend class outbox;
+    outbox* of_;
+    std::uint64_t until_;
+    bool holds_port_ = false;
+};
+
+} // namespace detail
+
+class [[nodiscard]] write_packet_operation final : public detail::write_waiter {
+public:
+    write_packet_operation(detail::outbox& into, packet&& written) noexcept
+        : write_waiter(into), packet_(std::move(written)) {}
+
+private:
+    bool offer() override {
+        if (packet_) {
+            if (!has_room(into())) return false;
+            accept(into(), std::move(packet_));
+        }
+        return true;
+    }
+
+    packet packet_;
+};
+
+class [[nodiscard]] write_packets_operation final : public detail::write_waiter {
+public:
+    write_packets_operation(detail::outbox& into, packet_batch&& written) noexcept
+        : write_waiter(into), batch_(std::move(written)) {}
+
+private:
+    bool offer() override {
+        for (; next_ < batch_.size(); ++next_) {
+            if (!batch_[next_]) continue;
+            if (!has_room(into())) return false;
+            accept(into(), std::move(batch_[next_]));
+        }
+        return true;
+    }
+
+    packet_batch batch_;
+    std::size_t next_ = 0;
+};
+
+/// Throws the first failure since the last flush.
+class [[nodiscard]] flush_operation final : public detail::flush_waiter {
+public:
+    using flush_waiter::flush_waiter;
+};
+
+} // namespace cotun

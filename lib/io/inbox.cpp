@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "io/inbox.hpp"
+
+#include "io/fail.hpp"
+#include "io/packet_port.hpp"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cassert>
+#include <cerrno>
+#include <fmt/format.h>
+#include <poll.h>
+
+namespace cotun::detail {
+namespace {
+
+constexpr unsigned reads_a_pass = 64;      // poll: what one reader may take before the others have their turn
+constexpr unsigned failures_survived = 64; // in a row, without a packet between them
+constexpr unsigned buffers_at_once = 64;
+
+} // namespace
+
+inbox::inbox(packet_port& port, reactor_core& core, size_class c, read_mode mode, ring::feature needed, unsigned quota)
+    : port_(&port),
+      core_(&core),
+      class_(c),
+      mode_(mode),
+      needed_(needed),
+      multishot_(mode == read_mode::multishot || (mode == read_mode::automatic && core.driver().supports(needed))),
+      quota_(quota),
+      target_(quota) {}
+
+void inbox::start() {
+    core_->add_reader(*this, class_);
+    if (multishot_) make_group();
+    state_ = state::reading;
+    core_->prepare_later(*this);
+}
+
+void inbox::make_group() {
+    group_ = core_->driver().add_group(std::bit_ceil(std::min(quota_, core_->pool().count(class_))));
+    has_group_ = true;
+}
+
+// Buffers cannot be taken out of a group one by one; a reader that holds more than its new share ends its read, empties
+// the group, and starts again with less.
+void inbox::set_share(unsigned share) noexcept {
+    target_ = std::min(share, quota_);
+    if (state_ != state::reading || !multishot_ || in_group_.size() <= target_) return;
+    state_ = state::withdrawing;
+    if (request_ != 0) core_->driver().cancel(request_);
+    core_->prepare_later(*this);
+}
+
+// --- packets
+// -----------------------------------------------------------------------------------------------------------
+
+void inbox::deliver(packet_slot& slot) {
+    ++statistics_.packets;
+    statistics_.bytes += slot.size;
+    failures_in_row_ = 0;
+    if (waiters_.empty()) {
+        queue_.push_back(&slot);
+        return;
+    }
+    auto& w = static_cast<read_waiter&>(waiters_.pop_front());
+    w.given_ = packet_pool::lease(&slot);
+    core_->make_ready(w);
+}
+
+packet inbox::take() {
+    if (queue_.empty()) throw_failure(failure_ != 0 ? failure_ : ECANCELED);
+    packet p = packet_pool::lease(queue_.pop_front());
+    if (state_ == state::reading) core_->prepare_later(*this);
+    return p;
+}
+
+void inbox::put_back(packet&& p) {
+    if (state_ == state::closed || state_ == state::ended) return; // p goes back to the pool
+    if (waiters_.empty()) {
+        queue_.push_front(packet_pool::unwrap(std::move(p)));
+        return;
+    }
+    auto& w = static_cast<read_waiter&>(waiters_.pop_front());
+    w.given_ = std::move(p);
+    core_->make_ready(w);
+}
+
+void inbox::fail(int error) {
+    failure_ = error;
+    if (state_ != state::closed) state_ = state::ended;
+    while (!waiters_.empty()) {
+        auto& w = static_cast<read_waiter&>(waiters_.pop_front());
+        w.failure_ = error;
+        core_->make_ready(w);
+    }
+}
+
+void inbox::throw_failure(int error) const {
+    detail::fail(error, fmt::format("{}: reading: {}", port_->describe(), port_->explain(error)));
+}
+
+// Failures that a later read may survive: the peer's refusals, a shortage of memory. A run of them is the end.
+bool inbox::survives(int error) {
+    if (is_final(error)) return false;
+    ++statistics_.refused;
+    return ++failures_in_row_ <= failures_survived;
+}
+
+// --- the kernel's side
+// -------------------------------------------------------------------------------------------------
+
+void inbox::prepare() {
+    if (state_ == state::withdrawing && request_ == 0) {
+        empty_group();
+        make_group();
+        state_ = state::reading;
+    }
+    if (state_ != state::reading) return;
+    if (multishot_) {
+        refill();
+        if (request_ == 0 && !in_group_.empty()) arm_again();
+    } else {
+        if (request_ == 0) arm_again();
+        if (readable_) read_ready();
+    }
+}
+
+void inbox::refill() {
+    std::array<ring::group_buffer, buffers_at_once> batch;
+    unsigned filled = 0;
+    while (held() < target_) {
+        packet_slot* slot = core_->pool().take(class_);
+        if (slot == nullptr) {
+            if (in_group_.empty()) ++statistics_.buffers_exhausted;
+            core_->await_buffer(*this, class_);
+            break;
+        }
+        const std::span<std::byte> space = core_->pool().space(*slot);
+        batch[filled++] = {space.data(), static_cast<std::uint32_t>(space.size()), slot->index};
+        in_group_.push_back(slot);
+        if (filled == batch.size()) core_->driver().provide(group_, {batch.data(), std::exchange(filled, 0U)});
+    }
+    if (filled > 0) core_->driver().provide(group_, {batch.data(), filled});
+}
+
+void inbox::arm_again() {
+    request_ = core_->begin(*this, 0, true);
+    assert(request_ != 0); // add_reader saw to it
+    if (multishot_) {
+        if (proven_) {
+            ++statistics_.rearms;
+            ++core_->counters.rearms;
+        }
+        arm(request_, group_);
+    } else {
+        core_->driver().poll(request_, port_->file(), POLLIN, true);
+    }
+}
+
+void inbox::on_completion(std::uint32_t, const ring::completion& done) {
+    if (!done.more) request_ = 0;
+    if (!multishot_) {
+        polled(done);
+    } else {
+        if (done.has_buffer) {
+            packet_slot& slot = core_->pool().slot(done.buffer);
+            leave_group(slot);
+            proven_ = true;
+            if (done.result >= 0 && state_ != state::closed && place(slot, done.result))
+                deliver(slot);
+            else
+                core_->pool().give(&slot);
+            if (state_ == state::reading) core_->prepare_later(*this);
+        }
+        if (!done.more) multishot_ended(done.result);
+    }
+    if (!done.more && state_ == state::closed) port_->progress();
+}
+
+void inbox::multishot_ended(std::int32_t result) {
+    if (state_ == state::closed || state_ == state::ended) return;
+    if (result == -EINVAL && !proven_) {
+        core_->driver().lacks(needed_);
+        if (mode_ == read_mode::multishot) return fail(EINVAL);
+        return fall_back_to_poll();
+    }
+    const bool out_of_buffers = result == -ENOBUFS;
+    if (out_of_buffers) ++statistics_.buffers_exhausted;
+    const bool asked_for = result == -ECANCELED && state_ == state::withdrawing;
+    if (result < 0 && !out_of_buffers && !asked_for && !survives(-result)) return fail(-result);
+    core_->prepare_later(*this); // refills, and arms again if there is a buffer
+}
+
+void inbox::fall_back_to_poll() {
+    empty_group();
+    multishot_ = false;
+    state_ = state::reading;
+    core_->prepare_later(*this);
+}
+
+void inbox::polled(const ring::completion& done) {
+    if (state_ != state::reading) return;
+    if (done.result < 0 && !survives(-done.result)) return fail(-done.result);
+    readable_ = true;
+    core_->prepare_later(*this);
+}
+
+void inbox::read_ready() {
+    for (unsigned reads = 0; reads < reads_a_pass; ++reads) {
+        if (queue_.size() >= target_) return; // take() brings us back
+        packet_slot* slot = core_->pool().take(class_);
+        if (slot == nullptr) {
+            ++statistics_.buffers_exhausted;
+            return core_->await_buffer(*this, class_);
+        }
+        const ssize_t result = read_now(*slot);
+        if (result >= 0 && place(*slot, static_cast<std::int32_t>(result))) {
+            deliver(*slot);
+            continue;
+        }
+        core_->pool().give(slot);
+        if (result >= 0 || result == -EINTR) continue;
+        if (result == -EAGAIN) {
+            readable_ = false;
+            return;
+        }
+        if (!survives(static_cast<int>(-result))) return fail(static_cast<int>(-result));
+    }
+    core_->prepare_later(*this);
+}
+
+// --- the end
+// -----------------------------------------------------------------------------------------------------------
+
+void inbox::close() {
+    const int error = failure_ != 0 ? failure_ : ECANCELED;
+    state_ = state::closed;
+    fail(error);
+    while (!queue_.empty()) core_->pool().give(queue_.pop_front());
+}
+
+void inbox::cancel() noexcept {
+    if (request_ != 0) core_->driver().cancel(request_);
+}
+
+void inbox::empty_group() noexcept {
+    if (!has_group_) return;
+    has_group_ = false;
+    core_->driver().remove_group(group_);
+    while (!in_group_.empty()) core_->pool().give(in_group_.pop_front());
+}
+
+// The kernel fills buffers in the order in which they were provided, except where it put one back.
+void inbox::leave_group(packet_slot& slot) {
+    for (std::size_t passed = in_group_.size(); passed > 0; --passed) {
+        packet_slot* first = in_group_.pop_front();
+        if (first == &slot) return;
+        in_group_.push_back(first);
+    }
+    assert(false && "a buffer came back that was not in the group");
+}
+
+void inbox::release() noexcept {
+    empty_group();
+    core_->forget(*this);
+    core_->remove_reader(*this);
+}
+
+} // namespace cotun::detail

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// inbox: the reading side of a device or a datagram socket, as a stream of packets.
+//
+// Where the kernel can, one multishot read fills buffers of the inbox's own group. Elsewhere a multishot poll tells
+// that there is something, and read(2) or recvmsg(2) takes it, until EAGAIN or the quota of a pass. Either way packets
+// come out in the order in which they came in.
+//
+// The inbox holds at most its share of the pool, in its group and in its queue together: a reader whose consumer is
+// slow cannot take the others' buffers. Packets wait in the kernel's queue then.
+//
+// A multishot that has ended is armed again as soon as the group has a buffer: when one comes back, or at once if it
+// already has. Its last completion may carry a packet.
+#pragma once
+
+#include <cotun/io/packet.hpp>
+#include <cotun/io/packet_batch.hpp>
+#include <cotun/io/read_mode.hpp>
+#include <cotun/io/read_operation.hpp>
+#include <cotun/io/statistics.hpp>
+#include <cotun/io/waiter.hpp>
+
+#include "io/packet_pool.hpp"
+#include "io/reactor_core.hpp"
+#include "ring/driver.hpp"
+#include "ring/requests.hpp"
+
+#include <vector>
+
+namespace cotun::detail {
+
+/// Packets in order, in a ring of memory that grows when it must and is then kept.
+class slot_queue {
+public:
+    bool empty() const noexcept { return size_ == 0; }
+    std::size_t size() const noexcept { return size_; }
+    void push_back(packet_slot* s) {
+        make_room();
+        ring_[(first_ + size_++) & (ring_.size() - 1)] = s;
+    }
+    void push_front(packet_slot* s) {
+        make_room();
+        first_ = (first_ - 1) & (ring_.size() - 1);
+        ring_[first_] = s;
+        ++size_;
+    }
+    packet_slot* front() const noexcept { return ring_[first_]; }
+    packet_slot* pop_front() noexcept {
+        packet_slot* s = ring_[first_];
+        first_ = (first_ + 1) & (ring_.size() - 1);
+        --size_;
+        return s;
+    }
+
+private:
+    void make_room() {
+        if (size_ < ring_.size()) return;
+        std::vector<packet_slot*> larger(ring_.empty() ? 64 : 2 * ring_.size());
+        for (std::size_t i = 0; i < size_; ++i) larger[i] = ring_[(first_ + i) & (ring_.size() - 1)];
+        ring_.swap(larger);
+        first_ = 0;
+    }
+
+    std::vector<packet_slot*> ring_;
+    std::size_t first_ = 0;
+    std::size_t size_ = 0;
+};
+
+class inbox : public ring::request_owner, public prepared {
+public:
+    /// Packets that an inbox may hold, if its share allows: enough for a burst, few enough to stay in the cache.
+    static constexpr unsigned usual_quota = 128;
+
+    /// Joins the reactor's readers and asks for the first packets. Throws std::system_error.
+    void start();
+    void set_share(unsigned share) noexcept;
+
+    // --- for those who wait ---------------------------------------------------------------------------------------
+
+    bool can_take() const noexcept { return waiters_.empty() && (!queue_.empty() || failure_ != 0); }
+    /// The next packet; throws the failure when there is none.
+    packet take();
+    bool has_packet() const noexcept { return !queue_.empty(); }
+    void put_back(packet&& p);
+    void wait(read_waiter& w) noexcept { waiters_.push_back(w); }
+    [[noreturn]] void throw_failure(int error) const;
+    packet_port& port() noexcept { return *port_; }
+
+    // --- for the port ---------------------------------------------------------------------------------------------
+
+    /// No more packets are given out: who waits, or comes later, is told operation_canceled.
+    void close();
+    /// Asks for the end of the request in flight.
+    void cancel() noexcept;
+    bool idle() const noexcept { return request_ == 0; }
+    /// Gives all buffers back. idle() must hold.
+    void release() noexcept;
+
+    const read_statistics& statistics() const noexcept { return statistics_; }
+    bool uses_multishot() const noexcept { return multishot_; }
+
+    void on_completion(std::uint32_t cookie, const ring::completion& done) final;
+    void prepare() final;
+
+protected:
+    inbox(packet_port& port, reactor_core& core, size_class c, read_mode mode, ring::feature needed,
+          unsigned quota = usual_quota);
+    ~inbox() = default;
+
+    /// Queues the multishot.
+    virtual void arm(ring::token request, std::uint16_t group) = 0;
+    /// Bytes of the buffer were filled, from space() on: finds the packet in them. False: there is none, drop it.
+    virtual bool place(packet_slot& slot, std::int32_t result) = 0;
+    /// Reads once, without waiting; the result is what place() is then given, or a negative errno.
+    virtual ssize_t read_now(packet_slot& slot) = 0;
+
+    reactor_core& core() noexcept { return *core_; }
+    read_statistics statistics_;
+
+private:
+    enum class state : std::uint8_t { made, reading, withdrawing, ended, closed };
+
+    std::size_t held() const noexcept { return in_group_.size() + queue_.size(); }
+    void deliver(packet_slot& slot);
+    void make_group();
+    void refill();
+    void arm_again();
+    void multishot_ended(std::int32_t result);
+    void fall_back_to_poll();
+    void polled(const ring::completion& done);
+    void read_ready();
+    bool survives(int error);
+    void fail(int error);
+    void leave_group(packet_slot& slot);
+    void empty_group() noexcept;
+
+    packet_port* port_;
+    reactor_core* core_;
+    size_class class_;
+    read_mode mode_;
+    ring::feature needed_;
+    bool multishot_;
+    state state_ = state::made;
+    bool readable_ = false; // poll: there may be something to read
+    bool has_group_ = false;
+    bool proven_ = false; // the multishot has worked
+    std::uint16_t group_ = 0;
+    unsigned quota_;
+    unsigned target_;     // the share, or the quota if that is less
+    slot_queue in_group_; // buffers that the kernel may fill; it takes them in this order
+    unsigned failures_in_row_ = 0;
+    int failure_ = 0;
+    ring::token request_ = 0;
+    slot_queue queue_;
+    waiter_list waiters_;
+};
+
+} // namespace cotun::detail

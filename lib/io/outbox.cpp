@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "io/outbox.hpp"
+
+#include "io/fail.hpp"
+#include "io/packet_port.hpp"
+#include "io/reactor_core.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cassert>
+#include <cerrno>
+#include <fmt/format.h>
+
+namespace cotun::detail {
+
+outbox::outbox(packet_port& port, reactor_core& core, unsigned window) : port_(&port), core_(&core), entries_(window) {
+    assert(std::has_single_bit(window));
+}
+
+void outbox::accept(packet&& p) noexcept {
+    packet_slot* slot = packet_pool::unwrap(std::move(p));
+    entry& e = at(accepted_++);
+    e.slot = slot;
+    e.size = slot->size;
+    e.request = 0;
+    if (submitted_ + 1 == accepted_) submit();
+}
+
+void outbox::submit() {
+    while (submitted_ != accepted_ && failure_ == 0) {
+        entry& e = at(submitted_);
+        if (!admits(e.size)) return;
+        const std::size_t place = submitted_ & (entries_.size() - 1);
+        e.request = core_->begin(*this, static_cast<std::uint32_t>(place));
+        if (e.request == 0) {
+            left(e.size);
+            core_->await_room(*this);
+            return;
+        }
+        ++in_flight_;
+        ++submitted_;
+        transmit(e.request, place, *e.slot);
+    }
+}
+
+void outbox::retry() {
+    submit();
+    admit_waiters();
+}
+
+void outbox::on_completion(std::uint32_t place, const ring::completion& done) {
+    entry& e = entries_[place];
+    --in_flight_;
+    left(e.size);
+    core_->pool().give(std::exchange(e.slot, nullptr));
+    e.request = 0;
+    if (done.result < 0) {
+        count(-done.result);
+    } else if (static_cast<std::uint32_t>(done.result) != e.size) {
+        ++statistics_.other;
+    } else {
+        ++statistics_.packets;
+        statistics_.bytes += e.size;
+    }
+    advance();
+}
+
+void outbox::advance() {
+    while (done_ != submitted_ && at(done_).slot == nullptr) ++done_;
+    if (submitted_ != accepted_) submit();
+    admit_waiters();
+    wake_flushers();
+    if (closed_) port_->progress();
+}
+
+void outbox::admit_waiters() {
+    while (!waiters_.empty() && failure_ == 0) {
+        auto& w = static_cast<write_waiter&>(waiters_.front());
+        if (!w.offer()) return;
+        core_->make_ready(w);
+    }
+}
+
+void outbox::wake_flushers() noexcept {
+    while (!flushers_.empty()) {
+        auto& w = static_cast<flush_waiter&>(flushers_.front());
+        if (done_ < std::min(w.until_, accepted_)) return; // what was dropped is not waited for
+        core_->make_ready(w);
+    }
+}
+
+void outbox::count(int error) {
+    switch (error) {
+    case EIO:
+    case ENETDOWN: ++statistics_.link_down; break;
+    case EINVAL:
+    case EAFNOSUPPORT:
+    case EPROTONOSUPPORT: ++statistics_.invalid; break;
+    case EMSGSIZE: ++statistics_.too_large; break;
+    case ECONNREFUSED: ++statistics_.refused; break;
+    case EHOSTUNREACH:
+    case ENETUNREACH:
+    case EHOSTDOWN:
+    case EADDRNOTAVAIL: ++statistics_.unreachable; break;
+    case ENOBUFS:
+    case ENOMEM: ++statistics_.no_memory; break;
+    case EPERM:
+    case EACCES: ++statistics_.not_permitted; break;
+    case ECANCELED: // cancelled while closing
+        ++statistics_.dropped;
+        break;
+    default: ++statistics_.other;
+    }
+    if (first_failure_ == 0) first_failure_ = error;
+    if (failure_ == 0 && is_final(error)) fail(error);
+}
+
+void outbox::fail(int error) {
+    failure_ = error;
+    drop_unsubmitted();
+    while (!waiters_.empty()) {
+        auto& w = static_cast<write_waiter&>(waiters_.pop_front());
+        w.failure_ = error;
+        core_->make_ready(w);
+    }
+}
+
+void outbox::drop_unsubmitted() noexcept {
+    while (accepted_ != submitted_) {
+        entry& e = at(--accepted_);
+        core_->pool().give(std::exchange(e.slot, nullptr));
+        ++statistics_.dropped;
+    }
+}
+
+void outbox::throw_failure(int error) const {
+    detail::fail(error, fmt::format("{}: writing: {}", port_->describe(), port_->explain(error)));
+}
+
+void outbox::close() {
+    closed_ = true;
+    while (!waiters_.empty()) {
+        auto& w = static_cast<write_waiter&>(waiters_.pop_front());
+        w.failure_ = ECANCELED;
+        core_->make_ready(w);
+    }
+}
+
+void outbox::cancel() noexcept {
+    drop_unsubmitted();
+    cancel_own();
+    for (entry& e : entries_)
+        if (e.request != 0) core_->driver().cancel(e.request);
+    if (failure_ == 0) failure_ = ECANCELED;
+    wake_flushers();
+}
+
+} // namespace cotun::detail

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// outbox: the writing side of a device or a datagram socket.
+//
+// Packets that were accepted stand in a window, a ring of entries in the order in which they were given:
+//
+//     done_ <= submitted_ <= accepted_ <= done_ + window
+//
+// Entries up to submitted_ are with the kernel; those behind it wait for room among the reactor's requests, or in the
+// socket's send buffer. Entries complete in any order, and leave the window in theirs.
+#pragma once
+
+#include <cotun/io/packet.hpp>
+#include <cotun/io/statistics.hpp>
+#include <cotun/io/waiter.hpp>
+#include <cotun/io/write_operation.hpp>
+
+#include "io/packet_pool.hpp"
+#include "ring/driver.hpp"
+#include "ring/requests.hpp"
+
+#include <cstdint>
+#include <vector>
+
+namespace cotun::detail {
+
+class packet_port;
+class reactor_core;
+
+class outbox : public ring::request_owner {
+public:
+    static constexpr unsigned usual_window = 128; // a power of two
+
+    // --- for those who write --------------------------------------------------------------------------------------
+
+    bool has_room() const noexcept { return accepted_ - done_ < entries_.size(); }
+    bool may_write() const noexcept { return failure_ == 0 && waiters_.empty(); }
+    /// has_room() must hold.
+    void accept(packet&& p) noexcept;
+    void wait(write_waiter& w) noexcept { waiters_.push_back(w); }
+    void wait(flush_waiter& w) noexcept { flushers_.push_back(w); }
+    int failure() const noexcept { return failure_; }
+    [[noreturn]] void throw_failure(int error) const;
+    std::uint64_t accepted() const noexcept { return accepted_; }
+    bool written(std::uint64_t until) const noexcept { return done_ >= until; }
+    int take_first_failure() noexcept { return std::exchange(first_failure_, 0); }
+    packet_port& port() noexcept { return *port_; }
+    const write_statistics& statistics() const noexcept { return statistics_; }
+
+    /// There is room again: submits what waits for it.
+    void retry();
+
+    // --- for the port ---------------------------------------------------------------------------------------------
+
+    /// Nothing more is accepted.
+    void close();
+    bool settled() const noexcept { return done_ == accepted_; }
+    /// Asks for the end of all requests, and drops what was not submitted.
+    void cancel() noexcept;
+    bool idle() const noexcept { return in_flight_ == 0; }
+
+    void on_completion(std::uint32_t cookie, const ring::completion& done) final;
+
+protected:
+    outbox(packet_port& port, reactor_core& core, unsigned window = usual_window);
+    ~outbox() = default;
+
+    /// Queues the write of one packet; `place`: its entry's index in the window, 0 to window - 1.
+    virtual void transmit(ring::token request, std::size_t place, packet_slot& slot) = 0;
+    /// Whether the descriptor takes a packet of that size without waiting. If not, the derived class sees to it that
+    /// retry() is called, at the latest when nothing is in flight any more.
+    virtual bool admits(std::size_t size) = 0;
+    /// A packet of that size is no longer in flight.
+    virtual void left(std::size_t) noexcept {}
+    /// Asks for the end of the derived class's own requests.
+    virtual void cancel_own() noexcept {}
+
+    reactor_core& core() noexcept { return *core_; }
+    unsigned in_flight_ = 0; // requests, the derived class's own included
+
+private:
+    struct entry {
+        packet_slot* slot = nullptr; // nullptr: done
+        ring::token request = 0;
+        std::uint32_t size = 0;
+    };
+
+    entry& at(std::uint64_t sequence) noexcept { return entries_[sequence & (entries_.size() - 1)]; }
+    void submit();
+    void count(int error);
+    void fail(int error);
+    void drop_unsubmitted() noexcept;
+    void advance();
+    void admit_waiters();
+    void wake_flushers() noexcept;
+
+    packet_port* port_;
+    reactor_core* core_;
+    std::vector<entry> entries_;
+    std::uint64_t accepted_ = 0;
+    std::uint64_t submitted_ = 0;
+    std::uint64_t done_ = 0;
+    int failure_ = 0;       // final
+    int first_failure_ = 0; // since the last flush
+    bool closed_ = false;
+    waiter_list waiters_;
+    waiter_list flushers_;
+    write_statistics statistics_;
+};
+
+} // namespace cotun::detail

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "io/packet_pool.hpp"
+
+#include "io/fail.hpp"
+
+#include <cerrno>
+#include <cstring>
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define COTUN_ADDRESS_SANITIZER 1
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define COTUN_ADDRESS_SANITIZER 1
+#endif
+#if defined(COTUN_ADDRESS_SANITIZER)
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace cotun::detail {
+namespace {
+
+// A buffer that nobody leases may not be touched: the sanitizer is told, since reuse would hide it.
+void poison([[maybe_unused]] packet_slot& slot) noexcept {
+#if defined(COTUN_ADDRESS_SANITIZER)
+    __asan_poison_memory_region(slot.base, slot.capacity);
+#endif
+}
+void unpoison([[maybe_unused]] packet_slot& slot) noexcept {
+#if defined(COTUN_ADDRESS_SANITIZER)
+    __asan_unpoison_memory_region(slot.base, slot.capacity);
+#endif
+}
+
+void check(const char* name, unsigned value, unsigned least, unsigned most) {
+    if (value < least || value > most)
+        fail(EINVAL, fmt::format("reactor: pool option {} is {}; it must be {} to {}", name, value, least, most));
+}
+
+constexpr unsigned line = 64;
+unsigned whole_lines(unsigned bytes) { return (bytes + line - 1) / line * line; }
+
+} // namespace
+
+packet_pool::packet_pool(const pool_options& options) : headroom_(options.headroom), tailroom_(options.tailroom) {
+    check("small_count", options.small_count, 1, 32768);
+    check("small_size", options.small_size, 512, 65536);
+    check("large_count", options.large_count, 0, 32768);
+    check("large_size", options.large_size, 4096, 1U << 20);
+    check("headroom", options.headroom, 0, options.small_size - 256);
+    check("tailroom", options.tailroom, 0, options.small_size - options.headroom - 128);
+    slots_ = std::make_unique<packet_slot[]>(options.small_count + options.large_count);
+    make_class(small_packets, options.small_count, whole_lines(options.small_size));
+    try {
+        make_class(large_packets, options.large_count, whole_lines(options.large_size));
+    } catch (...) {
+        munmap(classes_[small_packets].memory,
+               std::size_t{classes_[small_packets].count} * classes_[small_packets].size);
+        throw;
+    }
+}
+
+packet_pool::~packet_pool() {
+    for (unsigned i = 0; i < made_; ++i) unpoison(slots_[i]);
+    for (buffer_class& c : classes_)
+        if (c.memory != nullptr) munmap(c.memory, std::size_t{c.count} * c.size);
+}
+
+void packet_pool::make_class(size_class index, unsigned count, unsigned size) {
+    buffer_class& c = classes_[index];
+    c.count = c.available = count;
+    c.size = size;
+    if (count == 0) return;
+    const std::size_t bytes = std::size_t{count} * size;
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) fail(errno, fmt::format("reactor: {} bytes for packet buffers", bytes));
+    c.memory = static_cast<std::byte*>(memory);
+    for (unsigned i = count; i-- > 0;) {
+        packet_slot& s = slots_[made_ + i];
+        s.base = c.memory + std::size_t{i} * size;
+        s.capacity = size;
+        s.index = static_cast<std::uint16_t>(made_ + i);
+        s.size_class = index;
+        s.pool = this;
+        s.next_free = c.free;
+        c.free = &s;
+        poison(s);
+    }
+    made_ += count;
+}
+
+packet_slot* packet_pool::take(size_class index) noexcept {
+    buffer_class& c = classes_[index];
+    packet_slot* s = c.free;
+    if (s == nullptr) return nullptr;
+    c.free = s->next_free;
+    --c.available;
+    unpoison(*s);
+    s->offset = headroom_;
+    s->size = 0;
+    s->origin_size = 0;
+    return s;
+}
+
+void packet_pool::give(packet_slot* s) noexcept {
+    buffer_class& c = classes_[s->size_class];
+    poison(*s);
+    s->next_free = c.free;
+    c.free = s;
+    ++c.available;
+    if (c.wanted) {
+        c.wanted = false;
+        listener_->on_buffer_returned(static_cast<size_class>(s->size_class));
+    } else if (abandoned_ && all_back()) {
+        delete this;
+    }
+}
+
+void packet_pool::abandon() noexcept {
+    abandoned_ = true;
+    for (buffer_class& c : classes_) c.wanted = false;
+    if (all_back()) delete this;
+}
+
+bool packet_pool::all_back() const noexcept {
+    for (const buffer_class& c : classes_)
+        if (c.available != c.count) return false;
+    return true;
+}
+
+size_class packet_pool::class_for(std::size_t size) const {
+    if (size <= payload(small_packets)) return small_packets;
+    if (classes_[large_packets].count > 0 && size <= payload(large_packets)) return large_packets;
+    fail(EMSGSIZE,
+         fmt::format("packet pool: no buffer for {} bytes (small: {}, large: {}); raise "
+                     "pool_options::large_size or large_count",
+                     size, payload(small_packets), classes_[large_packets].count ? payload(large_packets) : 0));
+}
+
+void release(packet_slot* slot) noexcept { slot->pool->give(slot); }
+
+} // namespace cotun::detail
+
+namespace cotun {
+
+using detail::fail;
+
+std::span<std::byte> packet::prepend(std::size_t count) {
+    if (count > headroom())
+        fail(ENOBUFS, fmt::format("packet: prepending {} bytes, and the headroom is {}; raise pool_options::headroom",
+                                  count, headroom()));
+    slot_->offset -= static_cast<std::uint32_t>(count);
+    slot_->size += static_cast<std::uint32_t>(count);
+    return bytes().first(count);
+}
+
+std::span<std::byte> packet::append(std::size_t count) {
+    if (count > tailroom())
+        fail(ENOBUFS, fmt::format("packet: appending {} bytes, and the tailroom is {}; raise pool_options::tailroom",
+                                  count, tailroom()));
+    slot_->size += static_cast<std::uint32_t>(count);
+    return bytes().last(count);
+}
+
+void packet::remove_prefix(std::size_t count) {
+    if (count > size()) fail(EINVAL, fmt::format("packet: removing {} bytes of {}", count, size()));
+    slot_->offset += static_cast<std::uint32_t>(count);
+    slot_->size -= static_cast<std::uint32_t>(count);
+}
+
+void packet::remove_suffix(std::size_t count) {
+    if (count > size()) fail(EINVAL, fmt::format("packet: removing {} bytes of {}", count, size()));
+    slot_->size -= static_cast<std::uint32_t>(count);
+}
+
+void packet::assign(std::span<const std::byte> content) {
+    const unsigned front = slot_->pool->headroom();
+    if (content.size() > slot_->capacity - front)
+        fail(ENOBUFS,
+             fmt::format("packet: {} bytes do not fit its buffer of {}", content.size(), slot_->capacity - front));
+    slot_->offset = front;
+    slot_->size = static_cast<std::uint32_t>(content.size());
+    if (!content.empty()) std::memmove(slot_->base + front, content.data(), content.size());
+}
+
+} // namespace cotun

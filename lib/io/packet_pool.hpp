@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The slab: all packet buffers of a reactor, in two size classes, taken and given back in last-in first-out order so
+// that the hot ones stay in the cache.
+//
+// The pool outlives its reactor while packets are still leased; the last one to come back frees it.
+#pragma once
+
+#include <cotun/io/packet.hpp>
+#include <cotun/io/reactor.hpp>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+
+namespace cotun::detail {
+
+enum size_class : std::uint8_t { small_packets, large_packets };
+inline constexpr std::size_t size_classes = 2;
+
+class packet_pool {
+public:
+    /// Throws std::system_error(invalid_argument) for options out of range, or not_enough_memory.
+    explicit packet_pool(const pool_options& options);
+    packet_pool(const packet_pool&) = delete;
+    packet_pool& operator=(const packet_pool&) = delete;
+
+    /// What stands behind the reactor: told when a buffer of a class comes back that somebody waits for.
+    class listener {
+    public:
+        virtual void on_buffer_returned(size_class) noexcept = 0;
+
+    protected:
+        ~listener() = default;
+    };
+    void listen(listener& l) noexcept { listener_ = &l; }
+    /// Asks for one call of the listener at the next return to `c`.
+    void want(size_class c) noexcept { classes_[c].wanted = true; }
+
+    /// The reactor is done with the pool: it frees itself with its last lease.
+    void abandon() noexcept;
+
+    /// A buffer, or nullptr. Its packet is empty and starts after the usual headroom.
+    packet_slot* take(size_class c) noexcept;
+    void give(packet_slot* slot) noexcept;
+    static packet lease(packet_slot* slot) noexcept { return packet(slot); }
+    /// Takes the buffer out of a packet.
+    static packet_slot* unwrap(packet&& p) noexcept { return std::exchange(p.slot_, nullptr); }
+    static packet_slot* look(const packet& p) noexcept { return p.slot_; }
+
+    packet_slot& slot(std::uint16_t index) noexcept { return slots_[index]; }
+
+    /// The smallest class whose packets can have `size` bytes; throws std::errc::message_size if none can.
+    size_class class_for(std::size_t size) const;
+    /// The bytes that a packet of the class can have, headroom and tailroom left over.
+    std::size_t payload(size_class c) const noexcept { return classes_[c].size - headroom_ - tailroom_; }
+    /// Where a read may put bytes: the buffer without headroom and tailroom.
+    std::span<std::byte> space(packet_slot& slot) const noexcept {
+        return {slot.base + headroom_, slot.capacity - headroom_ - tailroom_};
+    }
+    unsigned headroom() const noexcept { return headroom_; }
+    unsigned count(size_class c) const noexcept { return classes_[c].count; }
+    unsigned available(size_class c) const noexcept { return classes_[c].available; }
+
+private:
+    struct buffer_class {
+        unsigned count = 0;
+        unsigned size = 0;
+        unsigned available = 0;
+        bool wanted = false;
+        packet_slot* free = nullptr;
+        std::byte* memory = nullptr;
+    };
+
+    ~packet_pool();
+    void make_class(size_class c, unsigned count, unsigned size);
+    bool all_back() const noexcept;
+
+    std::array<buffer_class, size_classes> classes_;
+    std::unique_ptr<packet_slot[]> slots_;
+    unsigned made_ = 0;
+    unsigned headroom_;
+    unsigned tailroom_;
+    listener* listener_ = nullptr;
+    bool abandoned_ = false;
+};
+
+} // namespace cotun::detail

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "io/packet_port.hpp"
+
+#include "io/inbox.hpp"
+#include "io/outbox.hpp"
+#include "io/reactor_core.hpp"
+
+#include <chrono>
+#include <unistd.h>
+
+namespace cotun::detail {
+namespace {
+
+// How long accepted packets may take to be written when the port closes. A TUN device takes them at once; a socket
+// may have to wait for its link.
+constexpr std::chrono::seconds drain_time{1};
+
+// co_await until the port's requests are over.
+struct closing_wait : waiter {
+    explicit closing_wait(waiter_list& list) noexcept : closers(&list) {}
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> who) noexcept {
+        coroutine = who;
+        closers->push_back(*this);
+    }
+    void await_resume() const noexcept {}
+    waiter_list* closers;
+};
+
+} // namespace
+
+void packet_port::open() {
+    file_ = core_->driver().attach(descriptor_);
+    try {
+        core_->add_port(*this);
+        in().start();
+    } catch (...) {
+        core_->remove_reader(in());
+        core_->remove_port(*this);
+        core_->driver().detach(file_);
+        throw;
+    }
+    state_ = state::open;
+}
+
+void packet_port::begin_close() {
+    if (state_ != state::open) return;
+    state_ = state::draining;
+    in().close();
+    out().close();
+    if (out().settled())
+        begin_cancel();
+    else
+        core_->arm(*this, core_->driver().now() + drain_time);
+}
+
+void packet_port::on_time() { begin_cancel(); }
+
+void packet_port::begin_cancel() {
+    core_->disarm(*this);
+    state_ = state::cancelling;
+    in().cancel();
+    out().cancel();
+    progress();
+}
+
+void packet_port::progress() {
+    if (state_ == state::draining && out().settled()) begin_cancel();
+    if (state_ != state::cancelling || !in().idle() || !out().idle()) return;
+    state_ = state::released;
+    in().release();
+    core_->driver().detach(file_);
+    core_->remove_port(*this);
+    while (!closers_.empty()) core_->make_ready(closers_.pop_front());
+}
+
+void packet_port::close_descriptor() noexcept {
+    if (state_ != state::released) return;
+    state_ = state::closed;
+    ::close(std::exchange(descriptor_, -1));
+}
+
+void packet_port::close_now() {
+    begin_close();
+    while (state_ == state::draining || state_ == state::cancelling) core_->turn();
+    close_descriptor();
+}
+
+// close(2) on a device waits for the kernel's readers (RCU), tens of milliseconds at times: not on the reactor's
+// thread.
+task<> packet_port::close(port_reference port) {
+    port->begin_close();
+    while (port->state_ == state::draining || port->state_ == state::cancelling) {
+        closing_wait wait(port->closers_);
+        co_await wait;
+    }
+    if (port->state_ != state::released) co_return;
+    port->state_ = state::closed;
+    const int descriptor = std::exchange(port->descriptor_, -1);
+    std::function<void()> work = [descriptor] { ::close(descriptor); };
+    blocking_operation closed(*port->core_, std::move(work));
+    co_await closed;
+}
+
+} // namespace cotun::detail

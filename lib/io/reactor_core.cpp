@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "io/reactor_core.hpp"
+
+#include "io/fail.hpp"
+#include "io/inbox.hpp"
+#include "io/outbox.hpp"
+#include "io/packet_port.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <fmt/format.h>
+
+namespace cotun::detail {
+
+// --- roots: the coroutines at the bottom of each stack
+// -----------------------------------------------------------------
+
+// What run() waits for.
+struct reactor_core::main_outcome {
+    bool ended = false;
+    std::exception_ptr failure;
+    root_promise* promise = nullptr;
+};
+
+struct reactor_core::posted {
+    std::function<void()> function;
+    posted* next = nullptr;
+};
+
+// A root is in the reactor's list from its start to its end, and destroys itself there.
+struct reactor_core::root {
+    using promise_type = root_promise;
+    root_promise* promise;
+};
+
+struct reactor_core::root_promise : frame_allocated, waiter {
+    // Has the root start in the next pass.
+    struct first_turn : waiter {
+        explicit first_turn(reactor_core& of) noexcept : core(&of) {}
+        bool await_ready() const noexcept { return false; }
+        void await_suspend(std::coroutine_handle<> self) noexcept {
+            coroutine = self;
+            core->make_ready(*this);
+        }
+        void await_resume() const noexcept {}
+        reactor_core* core;
+    };
+
+    root_promise(reactor_core& of, task<>&, main_outcome*) noexcept : core(&of) {
+        coroutine = std::coroutine_handle<root_promise>::from_promise(*this);
+        core->roots_.push_back(*this);
+    }
+    root get_return_object() noexcept { return {this}; }
+    first_turn initial_suspend() const noexcept { return first_turn(*core); }
+    std::suspend_never final_suspend() const noexcept { return {}; }
+    void unhandled_exception() const noexcept { std::terminate(); } // run_root catches all
+    void return_void() const noexcept {}
+
+    reactor_core* core;
+};
+
+reactor_core::root reactor_core::run_root(reactor_core& core, task<> body, main_outcome* outcome) {
+    std::exception_ptr failure;
+    try {
+        co_await std::move(body);
+    } catch (...) {
+        failure = std::current_exception();
+    }
+    core.root_ended(outcome, std::move(failure));
+}
+
+void reactor_core::root_ended(main_outcome* outcome, std::exception_ptr failure) noexcept {
+    if (outcome != nullptr) {
+        outcome->ended = true;
+        outcome->failure = std::move(failure);
+    } else if (failure && !failure_) {
+        failure_ = std::move(failure);
+    }
+}
+
+void reactor_core::start(task<> body, main_outcome* outcome) {
+    const root started = run_root(*this, std::move(body), outcome);
+    if (outcome != nullptr) outcome->promise = started.promise;
+}
+
+void reactor_core::spawn(task<> body) {
+    if (!body) fail(EINVAL, "reactor: spawn of an empty task (moved from?)");
+    start(std::move(body), nullptr);
+}
+
+// --- life
+// --------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+void check_requests(const reactor_options& options) {
+    if (options.requests < 32 || options.requests > 16384)
+        fail(EINVAL, fmt::format("reactor: option requests is {}; it must be 32 to 16384", options.requests));
+}
+
+} // namespace
+
+reactor_core::reactor_core(const reactor_options& options, std::unique_ptr<ring::driver> driver)
+    : driver_((check_requests(options), std::move(driver))),
+      requests_(driver_->capacity()),
+      pool_(new packet_pool(options.pool)) {
+    pool_->listen(*this);
+}
+
+reactor_core::~reactor_core() {
+    while (!roots_.empty()) roots_.front().coroutine.destroy();
+    while (!ports_.empty()) ports_.back()->close_now();
+    for (blocking_work& b : blocking_)
+        if (b.thread.joinable()) b.thread.join();
+    take_posted();
+    while (to_call_ != nullptr) delete std::exchange(to_call_, to_call_->next);
+    driver_.reset(); // before the pool: the kernel may write into its buffers until the ring is gone
+    pool_->abandon();
+}
+
+// --- the loop
+// ----------------------------------------------------------------------------------------------------------
+
+void reactor_core::run(task<>* main) {
+    if (running_) fail(EBUSY, "reactor: run() while it runs; spawn() the task, or co_await it");
+    if (main != nullptr && !*main) fail(EINVAL, "reactor: run of an empty task (moved from?)");
+    main_outcome outcome;
+    struct run_guard { // also when run() is left by an exception, or stopped
+        run_guard(reactor_core& of, main_outcome* m) : core(of), main(m) {
+            core.running_ = true;
+            core.main_ = m;
+        }
+        ~run_guard() {
+            if (main != nullptr && !main->ended) main->promise->coroutine.destroy();
+            core.running_ = false;
+            core.main_ = nullptr;
+        }
+        reactor_core& core;
+        main_outcome* main;
+    };
+    if (main != nullptr) start(std::move(*main), &outcome);
+    const run_guard guard(*this, main != nullptr ? &outcome : nullptr);
+    while (!stop_.exchange(false)) {
+        pass();
+        if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+        if (run_is_over()) break;
+    }
+    if (outcome.failure) std::rethrow_exception(outcome.failure);
+}
+
+bool reactor_core::run_is_over() const noexcept {
+    return !running_ || failure_ || (main_ != nullptr ? main_->ended : roots_.empty());
+}
+
+void reactor_core::pass() {
+    ++counters.passes;
+    call_posted();
+    resume_ready();
+    prepare_all(); // may make waiters ready
+    const bool idle = ready_.empty() && to_prepare_.empty() && to_call_ == nullptr &&
+                      posted_.load(std::memory_order_relaxed) == nullptr && !stop_.load(std::memory_order_relaxed);
+    enter_driver(idle && !run_is_over());
+    after_enter();
+}
+
+void reactor_core::turn() {
+    prepare_all();
+    enter_driver(to_prepare_.empty());
+    after_enter();
+}
+
+void reactor_core::after_enter() {
+    if (!timers_.empty()) fire_timers();
+    if (!awaiting_room_.empty()) retry_writers();
+}
+
+// Those that become ready meanwhile have their turn in the next pass: nobody is starved by a loop of yields.
+void reactor_core::resume_ready() {
+    waiter_list now;
+    now.splice_back(ready_);
+    while (!now.empty()) now.pop_front().coroutine.resume();
+}
+
+void reactor_core::prepare_later(prepared& p) {
+    if (p.scheduled_) return;
+    p.scheduled_ = true;
+    to_prepare_.push_back(&p);
+}
+
+void reactor_core::forget(prepared& p) noexcept {
+    if (!p.scheduled_) return;
+    p.scheduled_ = false;
+    std::erase(to_prepare_, &p);
+    std::replace(preparing_.begin(), preparing_.end(), &p, static_cast<prepared*>(nullptr));
+}
+
+void reactor_core::prepare_all() {
+    if (to_prepare_.empty()) return;
+    preparing_.swap(to_prepare_);
+    for (std::size_t i = 0; i < preparing_.size(); ++i) {
+        prepared* p = preparing_[i];
+        if (p == nullptr) continue;
+        p->scheduled_ = false;
+        p->prepare();
+    }
+    preparing_.clear();
+}
+
+void reactor_core::enter_driver(bool wait) {
+    const std::size_t count = driver_->enter(wait, wait ? timers_.next() : std::nullopt, completions_);
+    for (std::size_t i = 0; i < count; ++i)
+        if (!requests_.deliver(completions_[i])) ++counters.strays;
+}
+
+void reactor_core::fire_timers() {
+    const ring::clock::time_point now = driver_->now();
+    while (timer* t = timers_.pop_due(now)) t->on_time();
+}
+
+ring::token reactor_core::begin(ring::request_owner& owner, std::uint32_t cookie, bool reserved) noexcept {
+    if (!reserved && requests_.in_flight() + reserved_requests() >= requests_.capacity()) {
+        ++counters.requests_exhausted;
+        return 0;
+    }
+    return requests_.begin(owner, cookie);
+}
+
+void reactor_core::await_room(outbox& o) {
+    if (std::find(awaiting_room_.begin(), awaiting_room_.end(), &o) == awaiting_room_.end())
+        awaiting_room_.push_back(&o);
+}
+
+void reactor_core::retry_writers() {
+    std::vector<outbox*> now;
+    now.swap(awaiting_room_);
+    for (outbox* o : now) o->retry();
+}
+
+// --- other threads
+// -----------------------------------------------------------------------------------------------------
+
+// Whoever pushes onto an empty list wakes the reactor; it takes the whole list at once. So no wake-up is lost, and a
+// burst of posts costs one.
+void reactor_core::post(std::function<void()> function) {
+    auto* p = new posted{std::move(function), nullptr};
+    posted* head = posted_.load(std::memory_order_relaxed);
+    do {
+        p->next = head;
+    } while (!posted_.compare_exchange_weak(head, p, std::memory_order_release, std::memory_order_relaxed));
+    if (head == nullptr) driver_->wake();
+}
+
+void reactor_core::stop() noexcept {
+    stop_.store(true);
+    driver_->wake();
+}
+
+void reactor_core::take_posted() noexcept {
+    posted* taken = posted_.exchange(nullptr, std::memory_order_acquire);
+    posted* in_order = nullptr;
+    while (taken != nullptr) {
+        posted* next = taken->next;
+        taken->next = in_order;
+        in_order = taken;
+        taken = next;
+    }
+    posted** end = &to_call_;
+    while (*end != nullptr) end = &(*end)->next;
+    *end = in_order;
+}
+
+// A function that throws ends run(); those behind it are called by the next one.
+void reactor_core::call_posted() {
+    if (posted_.load(std::memory_order_relaxed) != nullptr) take_posted();
+    while (to_call_ != nullptr) {
+        const std::unique_ptr<posted> p(std::exchange(to_call_, to_call_->next));
+        p->function();
+    }
+}
+
+reactor_core::blocking_work& reactor_core::run_blocking(std::function<void()> work, waiter& w) {
+    const auto place = blocking_.emplace(blocking_.end());
+    place->whose = &w;
+    auto ended = [this, place] {
+        if (place->whose != nullptr) make_ready(*place->whose);
+        if (place->thread.joinable()) place->thread.join();
+        blocking_.erase(place);
+    };
+    try {
+        place->thread = std::thread([this, work, ended] {
+            work();
+            post(ended);
+        });
+    } catch (const std::system_error&) { // no thread to be had: then here, late rather than never
+        work();
+        post(ended);
+    }
+    return *place;
+}
+
+// --- buffers
+// -----------------------------------------------------------------------------------------------------------
+
+void reactor_core::add_reader(inbox& reader, size_class c) {
+    readers_of_class& r = readers_[c];
+    const std::size_t readers = readers_[small_packets].all.size() + readers_[large_packets].all.size();
+    if (2 * (readers + 1) > reserved_requests())
+        fail(ENOBUFS, fmt::format("reactor: {} devices and sockets are as many as {} requests allow; raise "
+                                  "reactor_options::requests",
+                                  readers, requests_.capacity()));
+    if (r.all.size() + 1 >= pool_->count(c) && pool_->count(c) > 1)
+        fail(ENOBUFS, fmt::format("reactor: {} devices and sockets already share the {} packet buffers of their class; "
+                                  "raise pool_options::{}",
+                                  r.all.size(), pool_->count(c), c == small_packets ? "small_count" : "large_count"));
+    r.all.push_back(&reader);
+    set_shares(c);
+}
+
+void reactor_core::remove_reader(inbox& reader) noexcept {
+    for (const size_class c : {small_packets, large_packets}) {
+        readers_of_class& r = readers_[c];
+        std::erase(r.awaiting_buffer, &reader);
+        if (std::erase(r.all, &reader) > 0) set_shares(c);
+    }
+}
+
+// One share is left over for packets that are on their way. What a driver with a small ring can hold bounds it, too.
+void reactor_core::set_shares(size_class c) {
+    readers_of_class& r = readers_[c];
+    const unsigned all = pool_->count(small_packets) + pool_->count(large_packets);
+    const auto usable =
+        static_cast<unsigned>(std::uint64_t{pool_->count(c)} * std::min(all, driver_->buffer_capacity()) / all);
+    const unsigned share = std::max(1U, usable / static_cast<unsigned>(r.all.size() + 1));
+    for (inbox* reader : r.all) reader->set_share(share);
+}
+
+void reactor_core::await_buffer(inbox& reader, size_class c) {
+    ++counters.buffers_exhausted;
+    std::vector<inbox*>& waiting = readers_[c].awaiting_buffer;
+    if (std::find(waiting.begin(), waiting.end(), &reader) == waiting.end()) waiting.push_back(&reader);
+    pool_->want(c);
+}
+
+void reactor_core::await_buffer(allocate_operation& operation, size_class c) noexcept {
+    readers_[c].allocations.push_back(operation);
+    pool_->want(c);
+}
+
+// Readers are prepared in the order in which they ran dry; a program that allocates has its turn before them, since it
+// holds on to no more than it asked for.
+void reactor_core::on_buffer_returned(size_class c) noexcept {
+    readers_of_class& r = readers_[c];
+    if (!r.allocations.empty()) {
+        auto& operation = static_cast<allocate_operation&>(r.allocations.pop_front());
+        operation.got_ = try_allocate(operation.size_);
+        make_ready(operation);
+    } else {
+        for (inbox* reader : r.awaiting_buffer) prepare_later(*reader);
+        r.awaiting_buffer.clear();
+    }
+    if (!r.allocations.empty() || !r.awaiting_buffer.empty()) pool_->want(c);
+}
+
+packet reactor_core::try_allocate(std::size_t size) {
+    packet_slot* slot = pool_->take(pool_->class_for(size));
+    if (slot == nullptr) return {};
+    slot->size = static_cast<std::uint32_t>(size);
+    return packet_pool::lease(slot);
+}
+
+reactor_statistics reactor_core::statistics() const noexcept {
+    reactor_statistics s = counters;
+    const ring::driver_statistics d = driver_->statistics();
+    s.enters = d.enters;
+    s.submissions = d.submissions;
+    s.completions = d.completions;
+    s.overflows = d.overflows;
+    s.busy = d.busy;
+    s.wakes = d.wakes;
+    s.requests_in_flight = requests_.in_flight();
+    s.small_buffers_free = pool_->available(small_packets);
+    s.large_buffers_free = pool_->available(large_packets);
+    return s;
+}
+
+} // namespace cotun::detail

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The reactor's inside: what devices, sockets and operations are written against.
+//
+// A pass, in this order: what other threads posted is called; every waiter that is ready is resumed; what asked for it
+// is prepared (buffers go back to their readers, ended multishots are armed again); the driver is entered once, waiting
+// only if nothing is ready; completions are told to their owners, and due timers called. Completions and timers never
+// resume a coroutine themselves: they make waiters ready. So a pass may be turned from inside a coroutine, which is
+// what the destructors of devices do.
+#pragma once
+
+#include <cotun/coro/task.hpp>
+#include <cotun/io/reactor.hpp>
+#include <cotun/io/waiter.hpp>
+
+#include "io/packet_pool.hpp"
+#include "io/timer_heap.hpp"
+#include "ring/driver.hpp"
+#include "ring/requests.hpp"
+
+#include <array>
+#include <atomic>
+#include <exception>
+#include <functional>
+#include <list>
+#include <memory>
+#include <thread>
+#include <vector>
+
+namespace cotun::detail {
+
+class inbox;
+class outbox;
+class packet_port;
+
+/// Something that has work to do before the next kernel entry.
+class prepared {
+public:
+    virtual void prepare() = 0;
+
+protected:
+    ~prepared() = default;
+
+private:
+    friend class reactor_core;
+    bool scheduled_ = false;
+};
+
+class reactor_core final : packet_pool::listener {
+public:
+    reactor_core(const reactor_options& options, std::unique_ptr<ring::driver> driver);
+    ~reactor_core();
+
+    // --- for operations -------------------------------------------------------------------------------------------
+
+    ring::driver& driver() noexcept { return *driver_; }
+    packet_pool& pool() noexcept { return *pool_; }
+
+    void make_ready(waiter& w) noexcept { ready_.push_back(w); }
+    void prepare_later(prepared& p);
+    void forget(prepared& p) noexcept;
+
+    void arm(timer& t, ring::clock::time_point when) { timers_.arm(t, when); }
+    void disarm(timer& t) noexcept { timers_.disarm(t); }
+
+    /// A token for a new request, or 0 when there is no room. A quarter is set aside for `reserved` requests: the one
+    /// read and the one poll that each device or socket may have in flight. For those there is always room.
+    ring::token begin(ring::request_owner& owner, std::uint32_t cookie, bool reserved = false) noexcept;
+    /// Has `o` called (retry()) when there is room again.
+    void await_room(outbox& o);
+
+    /// A reader enters or leaves: every reader of a class has the same share of its buffers. enter throws
+    /// std::errc::no_buffer_space if there are more readers than buffers.
+    void add_reader(inbox& reader, size_class c);
+    void remove_reader(inbox& reader) noexcept;
+    /// Has `reader` prepared when a buffer of the class comes back.
+    void await_buffer(inbox& reader, size_class c);
+    void await_buffer(allocate_operation& operation, size_class c) noexcept;
+
+    void add_port(packet_port& port) { ports_.push_back(&port); }
+    void remove_port(packet_port& port) noexcept { std::erase(ports_, &port); }
+
+    /// Calls `work` on a thread of its own, then makes *w ready, if `w` has not been withdrawn.
+    struct blocking_work {
+        std::thread thread;
+        waiter* whose = nullptr;
+    };
+    blocking_work& run_blocking(std::function<void()> work, waiter& w);
+
+    // --- for reactor ----------------------------------------------------------------------------------------------
+
+    void run(task<>* main);
+    void spawn(task<> body);
+    void post(std::function<void()> function);
+    void stop() noexcept;
+    packet try_allocate(std::size_t size);
+    reactor_statistics statistics() const noexcept;
+
+    /// The kernel's half of a pass, for those who must wait for it synchronously: waits for a completion or a timer,
+    /// and resumes nobody.
+    void turn();
+
+    reactor_statistics counters; // those that the operations count themselves: rearms, buffers and requests exhausted
+
+private:
+    struct root;
+    struct root_promise;
+    struct main_outcome;
+    struct posted;
+
+    static root run_root(reactor_core& core, task<> body, main_outcome* outcome);
+    void start(task<> body, main_outcome* outcome);
+    void root_ended(main_outcome* outcome, std::exception_ptr failure) noexcept;
+    void pass();
+    bool run_is_over() const noexcept;
+    void resume_ready();
+    void prepare_all();
+    void enter_driver(bool wait);
+    void after_enter();
+    void fire_timers();
+    void retry_writers();
+    void call_posted();
+    void take_posted() noexcept;
+    unsigned reserved_requests() const noexcept { return requests_.capacity() / 4; }
+    void set_shares(size_class c);
+    void on_buffer_returned(size_class c) noexcept override;
+
+    std::unique_ptr<ring::driver> driver_;
+    ring::request_table requests_;
+    packet_pool* pool_;
+    timer_heap timers_;
+    waiter_list ready_;
+    waiter_list roots_;
+    std::vector<prepared*> to_prepare_;
+    std::vector<prepared*> preparing_;
+    std::vector<outbox*> awaiting_room_;
+    std::vector<packet_port*> ports_;
+    struct readers_of_class {
+        std::vector<inbox*> all;
+        std::vector<inbox*> awaiting_buffer;
+        waiter_list allocations;
+    };
+    std::array<readers_of_class, size_classes> readers_;
+    std::array<ring::completion, 256> completions_;
+    std::list<blocking_work> blocking_;
+    std::exception_ptr failure_; // of a spawned task
+    bool running_ = false;
+    const main_outcome* main_ = nullptr; // of the current run(), if it has one
+    std::atomic<bool> stop_{false};
+    std::atomic<posted*> posted_{nullptr}; // pushed by any thread, last first
+    posted* to_call_ = nullptr;            // the reactor's own, first first
+};
+
+/// co_await run_blocking(core, work): `work` runs on a thread of its own. Destroying the wait leaves the work running;
+/// the reactor's destructor waits for it.
+class [[nodiscard]] blocking_operation : waiter {
+public:
+    blocking_operation(reactor_core& core, std::function<void()> work) : core_(&core), call_(std::move(work)) {}
+    ~blocking_operation() {
+        if (work_ != nullptr) work_->whose = nullptr;
+    }
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> who) {
+        coroutine = who;
+        work_ = &core_->run_blocking(std::move(call_), *this);
+    }
+    void await_resume() noexcept { work_ = nullptr; }
+
+private:
+    reactor_core* core_;
+    std::function<void()> call_;
+    reactor_core::blocking_work* work_ = nullptr;
+};
+
+} // namespace cotun::detail

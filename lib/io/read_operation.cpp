@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cotun/io/read_operation.hpp>
+
+#include "io/inbox.hpp"
+#include "io/packet_port.hpp"
+
+namespace cotun::detail {
+
+// While it waits, an operation keeps its port: the device's handle may go before it.
+read_waiter::~read_waiter() {
+    if (!holds_port_) return;
+    unlink();
+    if (given_) from_->put_back(std::move(given_));
+    from_->port().drop();
+}
+
+bool read_waiter::await_ready() const noexcept { return from_->can_take(); }
+
+void read_waiter::await_suspend(std::coroutine_handle<> who) noexcept {
+    coroutine = who;
+    holds_port_ = true;
+    from_->port().hold();
+    from_->wait(*this);
+}
+
+packet read_waiter::take() {
+    if (failure_ != 0) from_->throw_failure(failure_);
+    if (given_) return std::move(given_);
+    return from_->take();
+}
+
+void read_waiter::take_more(packet_batch& into) {
+    while (!into.full() && from_->has_packet()) into.push_back(from_->take());
+}
+
+} // namespace cotun::detail

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A small synchronous rtnetlink client: what is needed while a device is opened, and by tests. Private to the library.
+//
+// A socket speaks to the network namespace in which its thread was when the socket was made, and goes on doing so
+// wherever the thread moves later. Every call sends one request and blocks until the kernel has answered it, which it
+// does within the send, so no call waits for anything but the kernel's own locks. One thread at a time a socket.
+//
+// A refusal is std::system_error with the kernel's errno in the system category. Its text says what was tried, on
+// which link, what the kernel says about it (its extended error text, Linux 4.12), and what to do.
+// After a failure the socket can be used again. Source: rtnetlink(7), Documentation/userspace-api/netlink/intro.rst.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cotun/wire/address.hpp"
+
+namespace cotun::link {
+
+struct link_info {
+    unsigned index = 0;                   // never 0 for a link that exists
+    std::string name;                     // shorter than 16 bytes
+    unsigned mtu = 0;                     // bytes, without the link header
+    unsigned flags = 0;                   // IFF_* of <linux/if.h>; IFF_UP is what set_up sets
+    std::optional<wire::mac_address> mac; // empty for a link without Ethernet addresses, such as a TUN device
+    unsigned mtu_min = 0, mtu_max = 0;    // what set_mtu accepts; both 0 where the kernel does not tell
+};
+
+class netlink_socket {
+public:
+    // Opens a socket in the calling thread's network namespace.
+    netlink_socket();
+    netlink_socket(netlink_socket&& other) noexcept;
+    netlink_socket& operator=(netlink_socket&& other) noexcept;
+    ~netlink_socket();
+
+    // ENODEV where there is no such link; EINVAL where the name cannot be one (empty, 16 bytes or more, '/', blank).
+    [[nodiscard]] link_info get_link(std::string_view name);
+    [[nodiscard]] link_info get_link(unsigned index);
+
+    // Bytes without the link header. EINVAL, with the range in the text, where the link cannot have it.
+    void set_mtu(unsigned index, unsigned mtu);
+    void set_up(unsigned index);
+    void set_down(unsigned index);
+    // EOPNOTSUPP for links without Ethernet addresses (TUN); EADDRNOTAVAIL for a multicast or zero address.
+    void set_mac(unsigned index, const wire::mac_address& mac);
+
+    // Gives the link the address and, by the prefix, the route to its network. EEXIST where the link has it already.
+    // IPv6 addresses skip duplicate address detection (IFA_F_NODAD), so they can be used when this returns. As with
+    // ip(8), an IPv4 address gets no IFA_BROADCAST; the kernel makes the broadcast route of its prefix all the same.
+    void add_address(unsigned index, const wire::ip_prefix& prefix);
+    // All addresses of the link, IPv4 first, in the kernel's order; among them the IPv6 link-local ones that the
+    // kernel gave it. Empty for a link that has none.
+    [[nodiscard]] std::vector<wire::ip_prefix> addresses(unsigned index);
+
+    // EOPNOTSUPP where the link cannot be deleted (lo, hardware).
+    void delete_link(unsigned index);
+
+private:
+    class request;
+    struct outcome;
+
+    void send(const request& req);
+    template <typename Visit>
+    outcome exchange(request& req, Visit visit);
+    template <typename Visit>
+    outcome dump(request& req, Visit visit);
+    outcome find_link(request& req, link_info& found);
+    std::string describe(unsigned index);
+    void change_link(request& req, unsigned index, std::string_view intent);
+    [[noreturn]] void refuse(std::string_view intent, unsigned index, const outcome& why, std::string_view remedy = {});
+
+    int fd_ = -1;
+    std::uint32_t port_ = 0;     // our address in netlink, by which the kernel answers
+    std::uint32_t sequence_ = 0; // of the last request; answers to others are not for it
+};
+
+} // namespace cotun::link

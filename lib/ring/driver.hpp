@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The driver: the seam between cotun and the kernel's asynchronous I/O.
+//
+// Everything above speaks of requests, completions and buffer groups; only the bodies of this interface know how they
+// are carried out: uring.cpp by io_uring, scripted.cpp by a test.
+//
+// A request is queued by one of the functions below and starts with the next enter(). Each carries a token that the
+// caller chose (not 0), and is answered by completions with that token; the last of them has more == false, and until
+// it has come the memory that the request names belongs to the kernel. A request may answer more than once only if it
+// is one of the multishots.
+//
+// Room: the caller keeps the number of requests in flight (queued and not yet answered by their last completion) at or
+// below capacity(), and the number of buffers in groups at or below buffer_capacity(). Then neither queue can overflow,
+// and none of these functions can fail for want of room. ring/requests.hpp does the counting.
+//
+// Thread: all of it on one thread, the first that calls enter(), except wake().
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+namespace cotun::ring {
+
+using clock = std::chrono::steady_clock;
+
+/// Names a request. 0 names none.
+using token = std::uint64_t;
+
+/// A descriptor as the driver knows it (registered with the ring where the kernel allows).
+struct file {
+    int descriptor = -1;
+    int registered = -1; // index in the ring's file table; -1: none
+};
+
+/// A buffer in a group: `id` comes back with the completion that filled it.
+struct group_buffer {
+    std::byte* data;
+    std::uint32_t size;
+    std::uint16_t id;
+};
+
+struct completion {
+    token request;
+    std::int32_t result;  // what the system call would have returned: bytes, events, or a negative errno
+    std::uint16_t buffer; // the filled buffer's id, if has_buffer
+    bool has_buffer;
+    bool more; // the request goes on: further completions will come
+};
+
+/// What a kernel may lack; found by trying, and remembered once it was refused.
+enum class feature : std::uint8_t {
+    read_multishot,    // Linux 6.7
+    receive_multishot, // Linux 6.0
+};
+
+struct driver_statistics {
+    std::uint64_t enters = 0;      // kernel entries
+    std::uint64_t submissions = 0; // requests handed to the kernel
+    std::uint64_t completions = 0; // completions reaped
+    std::uint64_t overflows = 0;   // completions that the kernel had to keep in its backlog
+    std::uint64_t busy = 0;        // enters that answered EBUSY, EAGAIN or ENOMEM and were tried again
+    std::uint64_t wakes = 0;       // wake-ups from other threads
+};
+
+class driver {
+public:
+    driver() = default;
+    driver(const driver&) = delete;
+    driver& operator=(const driver&) = delete;
+    virtual ~driver() = default;
+
+    /// The most requests that may be in flight, and the most buffers that may be in groups.
+    virtual unsigned capacity() const noexcept = 0;
+    virtual unsigned buffer_capacity() const noexcept = 0;
+
+    virtual bool supports(feature) const noexcept = 0;
+    /// Called when a first arm was refused with EINVAL: supports() answers false from now on.
+    virtual void lacks(feature) noexcept = 0;
+
+    /// Makes a descriptor known. It stays the caller's, who calls detach() after the last completion and before
+    /// close(2).
+    virtual file attach(int descriptor) = 0;
+    virtual void detach(file&) noexcept = 0;
+
+    /// A group of buffers that multishot reads fill in the order in which they were provided. `entries`: the most that
+    /// it will hold, a power of two. Throws std::system_error.
+    virtual std::uint16_t add_group(unsigned entries) = 0;
+    virtual void provide(std::uint16_t group, std::span<const group_buffer> buffers) noexcept = 0;
+    /// All buffers still in the group are the caller's again. No request may use the group any more.
+    virtual void remove_group(std::uint16_t group) noexcept = 0;
+
+    virtual void read_multishot(token, file, std::uint16_t group) noexcept = 0;
+    /// Of `shape` only the sizes msg_namelen and msg_controllen count; it must live until the next enter(). A filled
+    /// buffer begins with the kernel's struct io_uring_recvmsg_out, then that much name, control data, and the payload.
+    virtual void receive_multishot(token, file, const msghdr& shape, std::uint16_t group) noexcept = 0;
+    /// `events`: POLLIN, POLLOUT...; the result is what occurred.
+    virtual void poll(token, file, short events, bool multishot) noexcept = 0;
+    virtual void write(token, file, std::span<const std::byte>) noexcept = 0;
+    virtual void send(token, file, std::span<const std::byte>) noexcept = 0;
+    /// `message` and what it points to, the payload aside, must live until the next enter().
+    virtual void send_message(token, file, const msghdr& message) noexcept = 0;
+    /// Asks for the end of a request; its last completion comes all the same (ECANCELED, or what it had reached). Needs
+    /// no room of the caller's: at most one cancel a request.
+    virtual void cancel(token) noexcept = 0;
+
+    /// The system calls that are made at once, without the ring: read(2) and recvmsg(2) on a non-blocking descriptor.
+    /// Return bytes or a negative errno.
+    virtual ssize_t read_now(file, std::span<std::byte>) noexcept = 0;
+    virtual ssize_t receive_now(file, msghdr&) noexcept = 0;
+    /// Bytes that sit in the socket's send queue (SIOCOUTQ), or a negative errno.
+    virtual ssize_t unsent_bytes(file) noexcept = 0;
+
+    /// Hands over what was queued and fills `out` with completions. Waits until there is one, a wake(), or `deadline`
+    /// (none: for ever), unless `wait` is false. Returns how many were filled. Throws std::system_error when the ring
+    /// itself fails.
+    virtual std::size_t enter(bool wait, std::optional<clock::time_point> deadline, std::span<completion> out) = 0;
+
+    /// Makes the current or the next waiting enter() return. Any thread; safe in a signal handler.
+    virtual void wake() noexcept = 0;
+
+    virtual clock::time_point now() noexcept { return clock::now(); }
+    virtual driver_statistics statistics() const noexcept = 0;
+};
+
+} // namespace cotun::ring

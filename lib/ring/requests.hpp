@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The table of requests in flight: who is told of a completion, and whether there is room for one more.
+//
+// A token is the slot's index and its generation. A slot is retired by its request's last completion and by nothing
+// else, so a completion can never reach the wrong owner: one that names a retired generation is a stray, and counted.
+#pragma once
+
+#include "ring/driver.hpp"
+
+#include <cassert>
+#include <cstdint>
+#include <vector>
+
+namespace cotun::ring {
+
+/// What completions are delivered to. Must live until the last completion of each of its requests.
+class request_owner {
+public:
+    /// `cookie` is what begin() was given. When `done.more` is false the request is over: its slot is free again.
+    virtual void on_completion(std::uint32_t cookie, const completion& done) = 0;
+
+protected:
+    ~request_owner() = default;
+};
+
+class request_table {
+public:
+    explicit request_table(unsigned capacity) : slots_(capacity) {
+        for (unsigned i = 0; i < capacity; ++i) slots_[i].next_free = i + 1;
+    }
+
+    /// A token for a new request, or 0 when as many are in flight as there may be.
+    token begin(request_owner& owner, std::uint32_t cookie) noexcept {
+        if (first_free_ == slots_.size()) return 0;
+        const unsigned index = first_free_;
+        slot& s = slots_[index];
+        first_free_ = s.next_free;
+        s.owner = &owner;
+        s.cookie = cookie;
+        ++in_flight_;
+        return (std::uint64_t{s.generation} << 32) | (index + 1);
+    }
+
+    /// Tells the request's owner. Returns false for a stray.
+    bool deliver(const completion& done) {
+        const std::uint64_t index = (done.request & 0xffffffffU) - 1;
+        if (index >= slots_.size()) return false;
+        slot& s = slots_[index];
+        if (s.owner == nullptr || s.generation != done.request >> 32) return false;
+        request_owner* owner = s.owner;
+        const std::uint32_t cookie = s.cookie;
+        if (!done.more) retire(static_cast<unsigned>(index));
+        owner->on_completion(cookie, done);
+        return true;
+    }
+
+    unsigned in_flight() const noexcept { return in_flight_; }
+    unsigned capacity() const noexcept { return static_cast<unsigned>(slots_.size()); }
+    bool has_room() const noexcept { return first_free_ != slots_.size(); }
+
+private:
+    struct slot {
+        request_owner* owner = nullptr;
+        std::uint32_t cookie = 0;
+        std::uint32_t generation = 0;
+        unsigned next_free = 0;
+    };
+
+    void retire(unsigned index) noexcept {
+        slot& s = slots_[index];
+        s.owner = nullptr;
+        ++s.generation;
+        s.next_free = first_free_;
+        first_free_ = index;
+        assert(in_flight_ > 0);
+        --in_flight_;
+    }
+
+    std::vector<slot> slots_;
+    unsigned first_free_ = 0;
+    unsigned in_flight_ = 0;
+};
+
+} // namespace cotun::ring

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ring/scripted.hpp"
+
+#include "ring/kernel.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <stdexcept>
+
+namespace cotun::ring {
+
+scripted::request* scripted::find(kind what, int descriptor) {
+    const auto r = std::find_if(in_flight.begin(), in_flight.end(),
+                                [&](const request& x) { return x.what == what && x.descriptor == descriptor; });
+    return r == in_flight.end() ? nullptr : &*r;
+}
+
+scripted::request* scripted::find(token name) {
+    const auto r = std::find_if(in_flight.begin(), in_flight.end(), [&](const request& x) { return x.name == name; });
+    return r == in_flight.end() ? nullptr : &*r;
+}
+
+void scripted::erase(token name) {
+    std::erase_if(in_flight, [name](const request& r) { return r.name == name; });
+}
+
+void scripted::complete(token name, std::int32_t result, bool more) {
+    if (find(name) == nullptr) throw std::logic_error("scripted: completion of a request that is not in flight");
+    if (!more) erase(name);
+    completed_.push_back({name, result, 0, false, more});
+}
+
+bool scripted::deliver(int descriptor, std::span<const std::byte> bytes, bool last, std::span<const std::byte> sender) {
+    request* r = find(kind::read_multishot, descriptor);
+    const bool datagram = r == nullptr;
+    if (datagram) r = find(kind::receive_multishot, descriptor);
+    if (r == nullptr) return false;
+    std::deque<group_buffer>& group = groups_.at(r->group);
+    if (group.empty()) {
+        complete(r->name, -ENOBUFS);
+        return false;
+    }
+    const group_buffer buffer = group.front();
+    group.pop_front();
+    std::size_t filled = 0;
+    std::size_t cut = bytes.size();
+    if (datagram) {
+        kernel::recvmsg_out head{};
+        const std::size_t front = sizeof head + r->name_size;
+        cut = std::min(bytes.size(), buffer.size - front);
+        head.name_size = static_cast<std::uint32_t>(sender.size());
+        head.payload_size = static_cast<std::uint32_t>(bytes.size());
+        head.flags = cut < bytes.size() ? static_cast<std::uint32_t>(MSG_TRUNC) : 0;
+        std::memcpy(buffer.data, &head, sizeof head);
+        if (!sender.empty())
+            std::memcpy(buffer.data + sizeof head, sender.data(), std::min(sender.size(), r->name_size));
+        filled = front;
+    } else {
+        cut = std::min<std::size_t>(bytes.size(), buffer.size);
+    }
+    if (cut > 0) std::memcpy(buffer.data + filled, bytes.data(), cut);
+    completed_.push_back({r->name, static_cast<std::int32_t>(filled + cut), buffer.id, true, !last});
+    if (last) erase(r->name);
+    return true;
+}
+
+bool scripted::end(int descriptor, int error) {
+    for (const kind what : {kind::read_multishot, kind::receive_multishot, kind::poll})
+        if (request* r = find(what, descriptor)) {
+            complete(r->name, -error);
+            return true;
+        }
+    return false;
+}
+
+std::uint16_t scripted::add_group(unsigned entries) {
+    const std::uint16_t id = next_group_++;
+    groups_[id];
+    group_sizes_[id] = entries;
+    return id;
+}
+
+void scripted::provide(std::uint16_t group, std::span<const group_buffer> buffers) noexcept {
+    std::deque<group_buffer>& g = groups_.at(group);
+    g.insert(g.end(), buffers.begin(), buffers.end());
+    if (g.size() > group_sizes_.at(group)) std::terminate(); // overflow of the ring of buffers
+}
+
+void scripted::remove_group(std::uint16_t group) noexcept {
+    for (const request& r : in_flight)
+        if ((r.what == kind::read_multishot || r.what == kind::receive_multishot) && r.group == group)
+            std::terminate(); // the kernel would still write into its buffers
+    groups_.erase(group);
+}
+
+void scripted::read_multishot(token name, file f, std::uint16_t group) noexcept {
+    queue({.name = name,
+           .what = kind::read_multishot,
+           .descriptor = f.descriptor,
+           .group = group,
+           .multishot = true,
+           .bytes = {},
+           .address = {}});
+}
+
+void scripted::receive_multishot(token name, file f, const msghdr& shape, std::uint16_t group) noexcept {
+    queue({.name = name,
+           .what = kind::receive_multishot,
+           .descriptor = f.descriptor,
+           .group = group,
+           .multishot = true,
+           .bytes = {},
+           .address = {},
+           .name_size = shape.msg_namelen});
+}
+
+void scripted::poll(token name, file f, short events, bool multishot) noexcept {
+    queue({.name = name,
+           .what = kind::poll,
+           .descriptor = f.descriptor,
+           .multishot = multishot,
+           .events = events,
+           .bytes = {},
+           .address = {}});
+}
+
+void scripted::write(token name, file f, std::span<const std::byte> bytes) noexcept {
+    queue({.name = name, .what = kind::write, .descriptor = f.descriptor, .bytes = bytes, .address = {}});
+}
+
+void scripted::send(token name, file f, std::span<const std::byte> bytes) noexcept {
+    queue({.name = name, .what = kind::send, .descriptor = f.descriptor, .bytes = bytes, .address = {}});
+}
+
+void scripted::send_message(token name, file f, const msghdr& message) noexcept {
+    const auto* from = static_cast<const std::byte*>(message.msg_name);
+    queue({.name = name,
+           .what = kind::send_message,
+           .descriptor = f.descriptor,
+           .bytes = {static_cast<const std::byte*>(message.msg_iov->iov_base), message.msg_iov->iov_len},
+           .address = {from, from + message.msg_namelen}});
+}
+
+void scripted::cancel(token name) noexcept { cancels_.push_back(name); }
+
+ssize_t scripted::read_now(file f, std::span<std::byte> into) noexcept {
+    std::deque<immediate>& answers = immediates[f.descriptor];
+    if (answers.empty()) return -EAGAIN;
+    const immediate a = std::move(answers.front());
+    answers.pop_front();
+    if (a.error != 0) return -a.error;
+    const std::size_t cut = std::min(a.bytes.size(), into.size());
+    if (cut > 0) std::memcpy(into.data(), a.bytes.data(), cut);
+    return static_cast<ssize_t>(cut);
+}
+
+ssize_t scripted::receive_now(file f, msghdr& message) noexcept {
+    std::deque<immediate>& answers = immediates[f.descriptor];
+    if (!answers.empty()) {
+        const std::vector<std::byte>& sender = answers.front().sender;
+        message.msg_namelen = static_cast<socklen_t>(sender.size());
+        if (!sender.empty()) std::memcpy(message.msg_name, sender.data(), sender.size());
+        message.msg_flags = answers.front().bytes.size() > message.msg_iov->iov_len ? MSG_TRUNC : 0;
+    }
+    return read_now(f, {static_cast<std::byte*>(message.msg_iov->iov_base), message.msg_iov->iov_len});
+}
+
+ssize_t scripted::unsent_bytes(file f) noexcept {
+    const auto bytes = unsent.find(f.descriptor);
+    return bytes == unsent.end() ? 0 : bytes->second;
+}
+
+void scripted::submit() {
+    if (in_flight.size() + queued_.size() > requests_)
+        throw std::logic_error("scripted: more requests than capacity()");
+    for (; !queued_.empty(); queued_.pop_front()) {
+        const token name = queued_.front().name;
+        const kind what = queued_.front().what;
+        in_flight.push_back(std::move(queued_.front()));
+        ++statistics_.submissions;
+        const request& r = in_flight.back();
+        const bool reads = what == kind::read_multishot || what == kind::receive_multishot;
+        const bool writes = what == kind::write || what == kind::send || what == kind::send_message;
+        if (reads && groups_.at(r.group).empty()) complete(name, -ENOBUFS);
+        if (writes && writes_complete) complete(name, static_cast<std::int32_t>(r.bytes.size()));
+    }
+    for (; !cancels_.empty(); cancels_.pop_front())
+        if (find(cancels_.front()) != nullptr) complete(cancels_.front(), -ECANCELED);
+}
+
+std::size_t scripted::enter(bool wait, std::optional<clock::time_point> deadline, std::span<completion> out) {
+    ++statistics_.enters;
+    submit();
+    if (wait && completed_.empty() && !woken_.load()) {
+        if (idle) idle(*this);
+        if (completed_.empty() && !woken_.load()) {
+            if (!deadline) throw std::logic_error("scripted: the reactor would wait for ever");
+            now_ = std::max(now_, *deadline);
+        }
+    }
+    if (woken_.exchange(false)) ++statistics_.wakes;
+    const std::size_t count = std::min(out.size(), completed_.size());
+    std::copy_n(completed_.begin(), count, out.begin());
+    completed_.erase(completed_.begin(), completed_.begin() + static_cast<std::ptrdiff_t>(count));
+    statistics_.completions += count;
+    return count;
+}
+
+} // namespace cotun::ring

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The driver's second body: a kernel that a test plays. It needs no root, no io_uring and no descriptors, and its clock
+// stands still until everything waits.
+//
+// Requests that were submitted stand in `in_flight`, in order. When the reactor waits and nothing has completed, `idle`
+// is called: the test completes what it likes, in any order. If it does nothing, time goes on to the next deadline; if
+// there is none either, the reactor would wait for ever: enter() throws std::logic_error.
+//
+// Like the kernel it refuses a multishot on an empty group with ENOBUFS, fills a group's buffers in order, and answers
+// a cancelled request with ECANCELED.
+#pragma once
+
+#include "ring/driver.hpp"
+
+#include <array>
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <map>
+#include <vector>
+
+namespace cotun::ring {
+
+class scripted final : public driver {
+public:
+    enum class kind : std::uint8_t { read_multishot, receive_multishot, poll, write, send, send_message };
+
+    struct request {
+        token name;
+        kind what;
+        int descriptor;
+        std::uint16_t group = 0;
+        bool multishot = false;
+        short events = 0;
+        std::span<const std::byte> bytes; // of a write or send: the caller's memory, until it is completed
+        std::vector<std::byte> address;   // of send_message
+        std::size_t name_size = 0;        // of receive_multishot
+    };
+
+    explicit scripted(unsigned requests = 64, unsigned buffers = 4096) : requests_(requests), buffers_(buffers) {}
+
+    // --- the test's side ------------------------------------------------------------------------------------------
+
+    std::deque<request> in_flight;
+    std::function<void(scripted&)> idle;
+    /// Writes and sends complete by themselves, with success, in the enter that submits them.
+    bool writes_complete = true;
+    /// What reads without the ring answer: tried in order, EAGAIN when empty. Bytes, or a negative errno.
+    struct immediate {
+        int error = 0;
+        std::vector<std::byte> bytes;
+        std::vector<std::byte> sender;
+    };
+    std::map<int, std::deque<immediate>> immediates;
+    std::map<int, ssize_t> unsent;
+    std::array<bool, 2> supported{true, true};
+
+    request* find(kind what, int descriptor);
+    request* find(token name);
+    /// Completes a request; it is over unless `more`.
+    void complete(token name, std::int32_t result, bool more = false);
+    /// Fills the next buffer of the multishot on `descriptor`. False, with ENOBUFS, if its group is empty, or if none
+    /// is armed. `last`: the multishot ends with this completion.
+    bool deliver(int descriptor, std::span<const std::byte> bytes, bool last = false,
+                 std::span<const std::byte> sender = {});
+    /// Ends the multishot or poll on `descriptor` with an error.
+    bool end(int descriptor, int error);
+    std::size_t buffers_in(std::uint16_t group) const { return groups_.at(group).size(); }
+    void advance(clock::duration time) { now_ += time; }
+    std::size_t enters() const noexcept { return statistics_.enters; }
+
+    // --- the driver's ---------------------------------------------------------------------------------------------
+
+    unsigned capacity() const noexcept override { return requests_; }
+    unsigned buffer_capacity() const noexcept override { return buffers_; }
+    bool supports(feature f) const noexcept override { return supported[static_cast<std::size_t>(f)]; }
+    void lacks(feature f) noexcept override { supported[static_cast<std::size_t>(f)] = false; }
+    file attach(int descriptor) override { return {descriptor, -1}; }
+    void detach(file& f) noexcept override { f = file{}; }
+    std::uint16_t add_group(unsigned entries) override;
+    void provide(std::uint16_t group, std::span<const group_buffer>) noexcept override;
+    void remove_group(std::uint16_t group) noexcept override;
+    void read_multishot(token, file, std::uint16_t group) noexcept override;
+    void receive_multishot(token, file, const msghdr&, std::uint16_t group) noexcept override;
+    void poll(token, file, short events, bool multishot) noexcept override;
+    void write(token, file, std::span<const std::byte>) noexcept override;
+    void send(token, file, std::span<const std::byte>) noexcept override;
+    void send_message(token, file, const msghdr&) noexcept override;
+    void cancel(token) noexcept override;
+    ssize_t read_now(file, std::span<std::byte>) noexcept override;
+    ssize_t receive_now(file, msghdr&) noexcept override;
+    ssize_t unsent_bytes(file) noexcept override;
+    std::size_t enter(bool wait, std::optional<clock::time_point> deadline, std::span<completion>) override;
+    void wake() noexcept override { woken_.store(true); }
+    clock::time_point now() noexcept override { return now_; }
+    driver_statistics statistics() const noexcept override { return statistics_; }
+
+private:
+    void queue(request r) { queued_.push_back(std::move(r)); }
+    void submit();
+    void erase(token name);
+
+    unsigned requests_;
+    unsigned buffers_;
+    std::deque<request> queued_;
+    std::deque<token> cancels_;
+    std::deque<completion> completed_;
+    std::map<std::uint16_t, std::deque<group_buffer>> groups_;
+    std::map<std::uint16_t, unsigned> group_sizes_;
+    std::uint16_t next_group_ = 0;
+    std::atomic<bool> woken_{false};
+    clock::time_point now_ = clock::time_point{} + std::chrono::hours(1);
+    driver_statistics statistics_;
+};
+
+} // namespace cotun::ring

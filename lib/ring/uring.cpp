@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ring/uring.hpp"
+
+#include "ring/kernel.hpp"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cassert>
+#include <cerrno>
+#include <cstring>
+#include <liburing.h>
+#include <linux/sockios.h>
+#include <string>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <system_error>
+#include <unistd.h>
+#include <vector>
+
+namespace cotun::ring {
+namespace {
+
+constexpr token wake_token = ~token{0};        // the read of the eventfd
+constexpr token ignored_token = ~token{0} - 1; // cancels: what matters is the target's completion
+constexpr unsigned smallest_ring = 32;         // below this many requests, memory is refused rather than stepped down
+constexpr unsigned own_requests = 2;           // the read of the eventfd, and one to spare
+constexpr unsigned file_table = 256;
+
+[[noreturn]] void fail(int error, const std::string& what) {
+    throw std::system_error(error, std::generic_category(), what);
+}
+
+unsigned flags_of(task_mode mode) {
+    switch (mode) {
+    case task_mode::automatic:
+    case task_mode::deferred:
+        return IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG;
+    case task_mode::cooperative: return IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG;
+    case task_mode::plain: break;
+    }
+    return 0;
+}
+
+// A group: a provided-buffer ring in pages of its own.
+struct buffer_group {
+    io_uring_buf_ring* ring = nullptr;
+    std::size_t bytes = 0;
+    unsigned entries = 0;
+};
+
+class uring final : public driver {
+public:
+    explicit uring(const uring_options& options);
+    ~uring() override;
+
+    unsigned capacity() const noexcept override { return requests_; }
+    unsigned buffer_capacity() const noexcept override { return buffers_; }
+    bool supports(feature f) const noexcept override { return supported_[static_cast<std::size_t>(f)]; }
+    void lacks(feature f) noexcept override { supported_[static_cast<std::size_t>(f)] = false; }
+
+    file attach(int descriptor) override;
+    void detach(file&) noexcept override;
+
+    std::uint16_t add_group(unsigned entries) override;
+    void provide(std::uint16_t group, std::span<const group_buffer>) noexcept override;
+    void remove_group(std::uint16_t group) noexcept override;
+
+    void read_multishot(token, file, std::uint16_t group) noexcept override;
+    void receive_multishot(token, file, const msghdr&, std::uint16_t group) noexcept override;
+    void poll(token, file, short events, bool multishot) noexcept override;
+    void write(token, file, std::span<const std::byte>) noexcept override;
+    void send(token, file, std::span<const std::byte>) noexcept override;
+    void send_message(token, file, const msghdr&) noexcept override;
+    void cancel(token) noexcept override;
+
+    ssize_t read_now(file, std::span<std::byte>) noexcept override;
+    ssize_t receive_now(file, msghdr&) noexcept override;
+    ssize_t unsent_bytes(file) noexcept override;
+
+    std::size_t enter(bool wait, std::optional<clock::time_point> deadline, std::span<completion>) override;
+    void wake() noexcept override;
+    driver_statistics statistics() const noexcept override;
+
+private:
+    void set_up(const uring_options&);
+    int try_set_up(task_mode, unsigned requests, unsigned buffers);
+    void find_features();
+    void enable();
+    void arm_wake() noexcept;
+    io_uring_sqe& prepare(std::uint8_t opcode, file, token) noexcept;
+    int enter_kernel(bool wait, std::optional<clock::time_point> deadline);
+    void after_enter(int result);
+    std::size_t reap(std::span<completion>) noexcept;
+    bool take(const io_uring_cqe&, completion&) noexcept;
+
+    io_uring ring_{};
+    bool has_ring_ = false;
+    bool enabled_ = false;
+    bool defers_ = false;
+    unsigned requests_ = 0;
+    unsigned buffers_ = 0;
+    int wake_fd_ = -1;
+    std::uint64_t wake_count_ = 0; // where the kernel puts what it read from wake_fd_
+    std::array<bool, 2> supported_{true, true};
+    std::vector<buffer_group> groups_;
+    std::vector<int> free_files_;
+    unsigned fruitless_enters_ = 0;
+    driver_statistics statistics_;
+};
+
+uring::uring(const uring_options& options) {
+    set_up(options);
+    wake_fd_ = eventfd(0, EFD_CLOEXEC);
+    if (wake_fd_ < 0) {
+        const int error = errno;
+        io_uring_queue_exit(&ring_);
+        fail(error, "reactor: eventfd for wake-ups (out of descriptors? see `ulimit -n`)");
+    }
+    find_features();
+    rlimit files{};
+    getrlimit(RLIMIT_NOFILE, &files);
+    const auto table = static_cast<unsigned>(std::min<rlim_t>(file_table, files.rlim_cur));
+    if (options.registered_files && io_uring_register_files_sparse(&ring_, table) == 0)
+        for (unsigned i = table; i-- > 0;) free_files_.push_back(static_cast<int>(i));
+}
+
+uring::~uring() {
+    if (has_ring_) io_uring_queue_exit(&ring_);
+    for (buffer_group& g : groups_)
+        if (g.ring != nullptr) munmap(g.ring, g.bytes);
+    if (wake_fd_ >= 0) ::close(wake_fd_);
+}
+
+// A cancel needs a place in the submission queue besides its target's, and may, if it fails, complete as well; so the
+// submission queue holds two entries a request, and the completion queue two and one for each buffer in a group.
+int uring::try_set_up(task_mode mode, unsigned requests, unsigned buffers) {
+    io_uring_params params{};
+    params.flags =
+        IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_R_DISABLED | flags_of(mode);
+    const unsigned submissions = std::bit_ceil(2 * requests);
+    params.cq_entries = std::bit_ceil(submissions + buffers);
+    const int result = io_uring_queue_init_params(submissions, &ring_, &params);
+    if (result < 0) return result;
+    has_ring_ = true;
+    defers_ = mode == task_mode::deferred;
+    requests_ = std::min(requests, params.sq_entries / 2 - own_requests);
+    buffers_ = std::min(buffers, params.cq_entries - params.sq_entries);
+    return 0;
+}
+
+void uring::set_up(const uring_options& options) {
+    unsigned requests = std::max(options.requests, smallest_ring);
+    unsigned buffers = options.buffers;
+    task_mode mode = options.mode == task_mode::automatic ? task_mode::deferred : options.mode;
+    for (;;) {
+        const int result = try_set_up(mode, requests, buffers);
+        if (result == 0) return;
+        if (result == -EINVAL && options.mode == task_mode::automatic && mode != task_mode::plain) {
+            mode = mode == task_mode::deferred ? task_mode::cooperative : task_mode::plain;
+        } else if (result == -ENOMEM && requests / 2 >= smallest_ring) {
+            requests /= 2;
+            buffers /= 2;
+        } else {
+            fail(-result, explain_refused_ring(-result));
+        }
+    }
+}
+
+void uring::find_features() {
+    io_uring_probe* probe = io_uring_get_probe_ring(&ring_);
+    if (probe == nullptr) return; // then the first arm tells
+    if (!io_uring_opcode_supported(probe, kernel::op_read_multishot)) lacks(feature::read_multishot);
+    io_uring_free_probe(probe);
+}
+
+// The ring belongs to the thread that enables it; so this waits for the first enter.
+void uring::enable() {
+    // Not by liburing's io_uring_enable_rings(): the shared library of 2.3 does not have it.
+    if (syscall(__NR_io_uring_register, ring_.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0) < 0)
+        fail(errno, "reactor: enabling the ring");
+    io_uring_register_ring_fd(&ring_); // saves a look-up per enter; not needed
+    enabled_ = true;
+    arm_wake();
+}
+
+file uring::attach(int descriptor) {
+    file f{descriptor, -1};
+    if (free_files_.empty()) return f;
+    const int index = free_files_.back();
+    if (io_uring_register_files_update(&ring_, static_cast<unsigned>(index), &descriptor, 1) == 1) {
+        free_files_.pop_back();
+        f.registered = index;
+    }
+    return f;
+}
+
+void uring::detach(file& f) noexcept {
+    if (f.registered >= 0) {
+        const int none = -1;
+        io_uring_register_files_update(&ring_, static_cast<unsigned>(f.registered), &none, 1);
+        free_files_.push_back(f.registered);
+    }
+    f = file{};
+}
+
+std::uint16_t uring::add_group(unsigned entries) {
+    assert(std::has_single_bit(entries) && entries <= 32768);
+    const auto unused = std::find_if(groups_.begin(), groups_.end(), [](const auto& g) { return g.ring == nullptr; });
+    const auto id = static_cast<std::uint16_t>(unused - groups_.begin());
+    if (unused == groups_.end()) groups_.emplace_back();
+
+    buffer_group g;
+    g.entries = entries;
+    g.bytes = entries * sizeof(io_uring_buf);
+    void* memory = mmap(nullptr, g.bytes, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_PRIVATE, -1, 0);
+    if (memory == MAP_FAILED) fail(errno, "reactor: memory for a ring of buffers");
+    g.ring = static_cast<io_uring_buf_ring*>(memory);
+    io_uring_buf_ring_init(g.ring);
+
+    io_uring_buf_reg registration{};
+    registration.ring_addr = reinterpret_cast<std::uintptr_t>(memory);
+    registration.ring_entries = entries;
+    registration.bgid = id;
+    const int result = io_uring_register_buf_ring(&ring_, &registration, 0);
+    if (result < 0) {
+        munmap(memory, g.bytes);
+        fail(-result, "reactor: registering a ring of buffers (needs Linux 5.19; ENOMEM: raise `ulimit -l`; EEXIST: "
+                      "the reactor runs on another thread)");
+    }
+    groups_[id] = g;
+    return id;
+}
+
+void uring::provide(std::uint16_t group, std::span<const group_buffer> buffers) noexcept {
+    const buffer_group& g = groups_[group];
+    const int mask = io_uring_buf_ring_mask(g.entries);
+    int offset = 0;
+    for (const group_buffer& b : buffers) io_uring_buf_ring_add(g.ring, b.data, b.size, b.id, mask, offset++);
+    io_uring_buf_ring_advance(g.ring, offset);
+}
+
+void uring::remove_group(std::uint16_t group) noexcept {
+    buffer_group& g = groups_[group];
+    io_uring_unregister_buf_ring(&ring_, group);
+    munmap(g.ring, g.bytes);
+    g = buffer_group{};
+}
+
+// The caller's count of requests keeps the submission queue from being full.
+io_uring_sqe& uring::prepare(std::uint8_t opcode, file f, token request) noexcept {
+    io_uring_sqe* entry = io_uring_get_sqe(&ring_);
+    assert(entry != nullptr);
+    std::memset(entry, 0, sizeof *entry);
+    entry->opcode = opcode;
+    entry->user_data = request;
+    if (f.registered >= 0) {
+        entry->fd = f.registered;
+        entry->flags = IOSQE_FIXED_FILE;
+    } else {
+        entry->fd = f.descriptor;
+    }
+    return *entry;
+}
+
+void uring::read_multishot(token request, file f, std::uint16_t group) noexcept {
+    io_uring_sqe& entry = prepare(kernel::op_read_multishot, f, request);
+    entry.off = ~std::uint64_t{0}; // the current position, as read(2)
+    entry.flags |= IOSQE_BUFFER_SELECT;
+    entry.buf_group = group;
+}
+
+void uring::receive_multishot(token request, file f, const msghdr& shape, std::uint16_t group) noexcept {
+    io_uring_sqe& entry = prepare(IORING_OP_RECVMSG, f, request);
+    entry.addr = reinterpret_cast<std::uintptr_t>(&shape);
+    entry.len = 1;
+    entry.flags |= IOSQE_BUFFER_SELECT;
+    entry.buf_group = group;
+    entry.ioprio = IORING_RECV_MULTISHOT;
+}
+
+void uring::poll(token request, file f, short events, bool multishot) noexcept {
+    io_uring_sqe& entry = prepare(IORING_OP_POLL_ADD, f, request);
+    auto mask = static_cast<std::uint32_t>(static_cast<unsigned short>(events));
+    if constexpr (std::endian::native == std::endian::big) mask = mask << 16 | mask >> 16; // as liburing lays it out
+    entry.poll32_events = mask;
+    entry.len = multishot ? IORING_POLL_ADD_MULTI : 0;
+}
+
+void uring::write(token request, file f, std::span<const std::byte> bytes) noexcept {
+    io_uring_sqe& entry = prepare(IORING_OP_WRITE, f, request);
+    entry.addr = reinterpret_cast<std::uintptr_t>(bytes.data());
+    entry.len = static_cast<std::uint32_t>(bytes.size());
+    entry.off = ~std::uint64_t{0};
+}
+
+void uring::send(token request, file f, std::span<const std::byte> bytes) noexcept {
+    io_uring_sqe& entry = prepare(IORING_OP_SEND, f, request);
+    entry.addr = reinterpret_cast<std::uintptr_t>(bytes.data());
+    entry.len = static_cast<std::uint32_t>(bytes.size());
+}
+
+void uring::send_message(token request, file f, const msghdr& message) noexcept {
+    io_uring_sqe& entry = prepare(IORING_OP_SENDMSG, f, request);
+    entry.addr = reinterpret_cast<std::uintptr_t>(&message);
+    entry.len = 1;
+}
+
+void uring::cancel(token request) noexcept {
+    io_uring_sqe& entry = prepare(IORING_OP_ASYNC_CANCEL, file{}, ignored_token);
+    entry.addr = request;
+    entry.flags = IOSQE_CQE_SKIP_SUCCESS;
+}
+
+ssize_t uring::read_now(file f, std::span<std::byte> into) noexcept {
+    const ssize_t result = ::read(f.descriptor, into.data(), into.size());
+    return result < 0 ? -errno : result;
+}
+
+ssize_t uring::receive_now(file f, msghdr& message) noexcept {
+    const ssize_t result = ::recvmsg(f.descriptor, &message, MSG_DONTWAIT);
+    return result < 0 ? -errno : result;
+}
+
+ssize_t uring::unsent_bytes(file f) noexcept {
+    int bytes = 0;
+    return ioctl(f.descriptor, SIOCOUTQ, &bytes) < 0 ? -errno : bytes;
+}
+
+// One read of the eventfd is always in flight. It blocks nobody: the descriptor can be polled.
+void uring::arm_wake() noexcept {
+    io_uring_sqe& entry = prepare(IORING_OP_READ, file{wake_fd_, -1}, wake_token);
+    entry.addr = reinterpret_cast<std::uintptr_t>(&wake_count_);
+    entry.len = sizeof wake_count_;
+    entry.off = ~std::uint64_t{0};
+}
+
+void uring::wake() noexcept {
+    const std::uint64_t one = 1;
+    [[maybe_unused]] const ssize_t written = ::write(wake_fd_, &one, sizeof one);
+}
+
+int uring::enter_kernel(bool wait, std::optional<clock::time_point> deadline) {
+    if (!wait) return io_uring_submit_and_get_events(&ring_);
+    io_uring_cqe* first = nullptr;
+    if (!deadline) return io_uring_submit_and_wait_timeout(&ring_, &first, 1, nullptr, nullptr);
+    const auto left = std::max(*deadline - clock::now(), clock::duration::zero());
+    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(left);
+    __kernel_timespec timeout{};
+    timeout.tv_sec = seconds.count();
+    timeout.tv_nsec = std::chrono::nanoseconds(left - seconds).count();
+    return io_uring_submit_and_wait_timeout(&ring_, &first, 1, &timeout, nullptr);
+}
+
+// EBUSY, EAGAIN and ENOMEM are the kernel's back-pressure: reap and come again, but do not spin on it.
+void uring::after_enter(int result) {
+    switch (-result) {
+    case EBUSY:
+    case EAGAIN:
+    case ENOMEM:
+        ++statistics_.busy;
+        if (io_uring_cq_ready(&ring_) == 0 && ++fruitless_enters_ > 16) usleep(1000);
+        return;
+    case ETIME:
+    case EINTR: break;
+    case EEXIST:
+        fail(EEXIST, "reactor: used from another thread than the one that it first ran on; one thread a reactor");
+    default:
+        if (result < 0) fail(-result, "reactor: io_uring_enter");
+        statistics_.submissions += static_cast<unsigned>(result);
+    }
+    fruitless_enters_ = 0;
+}
+
+std::size_t uring::enter(bool wait, std::optional<clock::time_point> deadline, std::span<completion> out) {
+    if (!enabled_) enable();
+    const bool ready = io_uring_cq_ready(&ring_) != 0;
+    const unsigned flags = __atomic_load_n(ring_.sq.kflags, __ATOMIC_RELAXED);
+    const bool work = (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+    if (io_uring_sq_ready(&ring_) != 0 || work || (wait && !ready)) {
+        ++statistics_.enters;
+        after_enter(enter_kernel(wait && !ready, deadline));
+    }
+    return reap(out);
+}
+
+std::size_t uring::reap(std::span<completion> out) noexcept {
+    std::size_t filled = 0;
+    unsigned seen = 0;
+    unsigned head = 0;
+    io_uring_cqe* entry = nullptr;
+    io_uring_for_each_cqe(&ring_, head, entry) {
+        if (filled == out.size()) break;
+        ++seen;
+        if (take(*entry, out[filled])) ++filled;
+    }
+    io_uring_cq_advance(&ring_, seen);
+    statistics_.completions += seen;
+    return filled;
+}
+
+// False for what is the driver's own.
+bool uring::take(const io_uring_cqe& entry, completion& out) noexcept {
+    if (entry.user_data == ignored_token) return false;
+    if (entry.user_data == wake_token) {
+        ++statistics_.wakes;
+        arm_wake();
+        return false;
+    }
+    out.request = entry.user_data;
+    out.result = entry.res;
+    out.has_buffer = (entry.flags & IORING_CQE_F_BUFFER) != 0;
+    out.buffer = static_cast<std::uint16_t>(entry.flags >> IORING_CQE_BUFFER_SHIFT);
+    out.more = (entry.flags & IORING_CQE_F_MORE) != 0;
+    return true;
+}
+
+driver_statistics uring::statistics() const noexcept {
+    driver_statistics s = statistics_;
+    s.overflows = __atomic_load_n(ring_.cq.koverflow, __ATOMIC_RELAXED);
+    return s;
+}
+
+} // namespace
+
+std::unique_ptr<driver> make_uring(const uring_options& options) { return std::make_unique<uring>(options); }
+
+} // namespace cotun::ring
