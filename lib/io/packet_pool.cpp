@@ -47,7 +47,7 @@ unsigned whole_lines(unsigned bytes) { return (bytes + line - 1) / line * line; 
 packet_pool::packet_pool(const pool_options& options) : headroom_(options.headroom), tailroom_(options.tailroom) {
     check("small_count", options.small_count, 1, 32768);
     check("small_size", options.small_size, 512, 65536);
-    check("large_count", options.large_count, 0, 32768);
+    check("large_count", options.large_count, 0, 32767);
     check("large_size", options.large_size, 4096, 1U << 20);
     check("headroom", options.headroom, 0, options.small_size - 256);
     check("tailroom", options.tailroom, 0, options.small_size - options.headroom - 128);
@@ -84,8 +84,7 @@ void packet_pool::make_class(size_class index, unsigned count, unsigned size) {
         s.index = static_cast<std::uint16_t>(made_ + i);
         s.size_class = index;
         s.pool = this;
-        s.next_free = c.free;
-        c.free = &s;
+        s.next_free = std::exchange(c.free, s.index);
         poison(s);
     }
     made_ += count;
@@ -93,8 +92,8 @@ void packet_pool::make_class(size_class index, unsigned count, unsigned size) {
 
 packet_slot* packet_pool::take(size_class index) noexcept {
     buffer_class& c = classes_[index];
-    packet_slot* s = c.free;
-    if (s == nullptr) return nullptr;
+    if (c.free == no_slot) return nullptr;
+    packet_slot* s = &slots_[c.free];
     c.free = s->next_free;
     --c.available;
     unpoison(*s);
@@ -107,8 +106,7 @@ packet_slot* packet_pool::take(size_class index) noexcept {
 void packet_pool::give(packet_slot* s) noexcept {
     buffer_class& c = classes_[s->size_class];
     poison(*s);
-    s->next_free = c.free;
-    c.free = s;
+    s->next_free = std::exchange(c.free, s->index);
     ++c.available;
     if (c.wanted) {
         c.wanted = false;

@@ -63,12 +63,14 @@ public:
     unsigned available(size_class c) const noexcept { return classes_[c].available; }
 
 private:
+    static constexpr std::uint16_t no_slot = 0xffff;
+
     struct buffer_class {
         unsigned count = 0;
         unsigned size = 0;
         unsigned available = 0;
         bool wanted = false;
-        packet_slot* free = nullptr;
+        std::uint16_t free = no_slot; // the first of a list
         std::byte* memory = nullptr;
     };
 

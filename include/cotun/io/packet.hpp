@@ -27,19 +27,21 @@ namespace detail {
 
 class packet_pool;
 
-// A buffer's header. It lies outside the buffer: neither the kernel nor a user's write past the end reaches it.
-struct packet_slot {
+// A buffer's header, one cache line. It lies outside the buffer: neither the kernel nor a user's write past the end
+// reaches it.
+struct alignas(64) packet_slot {
     std::byte* base = nullptr;
-    std::uint32_t capacity = 0; // of the buffer, bytes
-    std::uint32_t offset = 0;   // of the packet in the buffer
-    std::uint32_t size = 0;     // of the packet
-    std::uint16_t index = 0;    // in the pool; also the buffer's id in a ring of buffers
+    packet_pool* pool = nullptr;
+    std::uint32_t capacity = 0;  // of the buffer, bytes
+    std::uint32_t offset = 0;    // of the packet in the buffer
+    std::uint32_t size = 0;      // of the packet
+    std::uint16_t index = 0;     // in the pool; also the buffer's id in a ring of buffers
+    std::uint16_t next_free = 0; // index of another
     std::uint8_t size_class = 0;
     std::uint8_t origin_size = 0;
-    packet_pool* pool = nullptr;
-    packet_slot* next_free = nullptr;
     std::array<std::byte, 28> origin{}; // a struct sockaddr_in or sockaddr_in6
 };
+static_assert(sizeof(packet_slot) == 64);
 
 void release(packet_slot*) noexcept;
 

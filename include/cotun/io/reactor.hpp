@@ -43,7 +43,7 @@ struct pool_options {
     /// included (512 to 65536).
     unsigned small_count = 1024;
     unsigned small_size = 2048;
-    /// Buffers for anything larger, up to the 65,535 bytes of the largest IP packet: how many (0 to 32768), their bytes
+    /// Buffers for anything larger, up to the 65,535 bytes of the largest IP packet: how many (0 to 32767), their bytes
     /// (4096 to 1 MiB).
     unsigned large_count = 64;
     unsigned large_size = 66 * 1024;
