@@ -58,7 +58,7 @@ public:
 protected:
     /// Takes the descriptor over once the derived class is whole: see open().
     packet_port(reactor_core& core, int descriptor) noexcept : core_(&core), descriptor_(descriptor) {}
-    virtual ~packet_port() = default;
+    virtual ~packet_port() { close_descriptor(); }
     /// Joins the reactor. Until it returns, the descriptor is the caller's; then it is the port's.
     void open();
 

@@ -130,6 +130,7 @@ public:
             run_main(std::move(main));
         } else {
             std::optional<T> value;
+            if (!main) run_main({}); // refuses it
             run_main(keep(std::move(main), value));
             if (!value) throw_stopped();
             return std::move(*value);
