@@ -49,7 +49,7 @@ void inbox::set_share(unsigned share) noexcept {
     target_ = std::min(share, quota_);
     if (state_ != state::reading || !multishot_ || in_group_.size() <= target_) return;
     state_ = state::withdrawing;
-    if (request_ != 0) core_->driver().cancel(request_);
+    cancel();
     core_->prepare_later(*this);
 }
 
@@ -60,31 +60,35 @@ void inbox::deliver(packet_slot& slot) {
     ++statistics_.packets;
     statistics_.bytes += slot.size;
     failures_in_row_ = 0;
-    if (waiters_.empty()) {
-        queue_.push_back(&slot);
-        return;
-    }
+    queue_.push_back(&slot);
+    if (!waiters_.empty()) promise();
+}
+
+void inbox::promise() {
     auto& w = static_cast<read_waiter&>(waiters_.pop_front());
-    w.given_ = packet_pool::lease(&slot);
+    w.promised_ = true;
+    ++promised_;
     core_->make_ready(w);
 }
 
 packet inbox::take() {
-    if (queue_.empty()) throw_failure(failure_ != 0 ? failure_ : ECANCELED);
+    if (!has_packet()) throw_failure(failure_ != 0 ? failure_ : ECANCELED);
     packet p = packet_pool::lease(queue_.pop_front());
     if (state_ == state::reading) core_->prepare_later(*this);
     return p;
 }
 
-void inbox::put_back(packet&& p) {
-    if (state_ == state::closed || state_ == state::ended) return; // p goes back to the pool
-    if (waiters_.empty()) {
-        queue_.push_front(packet_pool::unwrap(std::move(p)));
-        return;
-    }
-    auto& w = static_cast<read_waiter&>(waiters_.pop_front());
-    w.given_ = std::move(p);
-    core_->make_ready(w);
+packet inbox::take_promised() {
+    --promised_;
+    return take();
+}
+
+void inbox::decline() {
+    --promised_;
+    if (state_ == state::closed)
+        packet_pool::lease(queue_.pop_front()).reset();
+    else if (!waiters_.empty())
+        promise();
 }
 
 void inbox::fail(int error) {
@@ -101,11 +105,22 @@ void inbox::throw_failure(int error) const {
     detail::fail(error, fmt::format("{}: reading: {}", port_->describe(), port_->explain(error)));
 }
 
-// Failures that a later read may survive: the peer's refusals, a shortage of memory. A run of them is the end.
+// Failures that a later read may survive. A refusal by the network comes once for a datagram of ours: however many there
+// are, they are not the end. Of others, such as a shortage of memory, a run is.
 bool inbox::survives(int error) {
     if (is_final(error)) return false;
     ++statistics_.refused;
-    return ++failures_in_row_ <= failures_survived;
+    switch (error) {
+    case ECONNREFUSED:
+    case EHOSTUNREACH:
+    case EHOSTDOWN:
+    case ENETUNREACH:
+    case ENONET:
+    case ENOPROTOOPT:
+    case EPROTO:
+    case EMSGSIZE: return true;
+    default: return ++failures_in_row_ <= failures_survived;
+    }
 }
 
 // --- the kernel's side
@@ -147,6 +162,7 @@ void inbox::refill() {
 
 void inbox::arm_again() {
     request_ = core_->begin(*this, 0, true);
+    cancelled_ = false;
     assert(request_ != 0); // add_reader saw to it
     if (multishot_) {
         if (proven_) {
@@ -238,11 +254,11 @@ void inbox::close() {
     const int error = failure_ != 0 ? failure_ : ECANCELED;
     state_ = state::closed;
     fail(error);
-    while (!queue_.empty()) core_->pool().give(queue_.pop_front());
+    while (has_packet()) core_->pool().give(queue_.pop_back()); // but what has arrived for a waiter is its own
 }
 
 void inbox::cancel() noexcept {
-    if (request_ != 0) core_->driver().cancel(request_);
+    if (request_ != 0 && !std::exchange(cancelled_, true)) core_->driver().cancel(request_);
 }
 
 void inbox::empty_group() noexcept {

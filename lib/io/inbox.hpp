@@ -38,13 +38,7 @@ public:
         make_room();
         ring_[(first_ + size_++) & (ring_.size() - 1)] = s;
     }
-    void push_front(packet_slot* s) {
-        make_room();
-        first_ = (first_ - 1) & (ring_.size() - 1);
-        ring_[first_] = s;
-        ++size_;
-    }
-    packet_slot* front() const noexcept { return ring_[first_]; }
+    packet_slot* pop_back() noexcept { return ring_[(first_ + --size_) & (ring_.size() - 1)]; }
     packet_slot* pop_front() noexcept {
         packet_slot* s = ring_[first_];
         first_ = (first_ + 1) & (ring_.size() - 1);
@@ -77,11 +71,16 @@ public:
 
     // --- for those who wait ---------------------------------------------------------------------------------------
 
-    bool can_take() const noexcept { return waiters_.empty() && (!queue_.empty() || failure_ != 0); }
+    // For each waiter that was made ready a packet of the queue is kept. Which one it is shows when the waiter takes
+    // it: the first, so that packets are given out in order, whoever is destroyed meanwhile.
+
+    bool can_take() const noexcept { return waiters_.empty() && (has_packet() || failure_ != 0); }
+    bool has_packet() const noexcept { return queue_.size() > promised_; }
     /// The next packet; throws the failure when there is none.
     packet take();
-    bool has_packet() const noexcept { return !queue_.empty(); }
-    void put_back(packet&& p);
+    packet take_promised();
+    /// The packet that was kept is for the next.
+    void decline();
     void wait(read_waiter& w) noexcept { waiters_.push_back(w); }
     [[noreturn]] void throw_failure(int error) const;
     packet_port& port() noexcept { return *port_; }
@@ -122,6 +121,7 @@ private:
 
     std::size_t held() const noexcept { return in_group_.size() + queue_.size(); }
     void deliver(packet_slot& slot);
+    void promise();
     void make_group();
     void refill();
     void arm_again();
@@ -151,7 +151,9 @@ private:
     unsigned failures_in_row_ = 0;
     int failure_ = 0;
     ring::token request_ = 0;
+    bool cancelled_ = false; // request_ has been
     slot_queue queue_;
+    std::size_t promised_ = 0; // packets of the queue that are kept for waiters
     waiter_list waiters_;
 };
 

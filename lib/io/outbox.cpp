@@ -33,7 +33,6 @@ void outbox::submit() {
         const std::size_t place = submitted_ & (entries_.size() - 1);
         e.request = core_->begin(*this, static_cast<std::uint32_t>(place));
         if (e.request == 0) {
-            left(e.size);
             core_->await_room(*this);
             return;
         }

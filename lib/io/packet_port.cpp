@@ -6,6 +6,7 @@
 #include "io/reactor_core.hpp"
 
 #include <chrono>
+#include <system_error>
 #include <unistd.h>
 
 namespace cotun::detail {
@@ -82,7 +83,14 @@ void packet_port::close_descriptor() noexcept {
 
 void packet_port::close_now() {
     begin_close();
-    while (state_ == state::draining || state_ == state::cancelling) core_->turn();
+    while (state_ == state::draining || state_ == state::cancelling) {
+        try {
+            core_->turn();
+        } catch (const std::system_error&) {
+            if (state_ == state::draining) begin_cancel();
+            core_->end_requests();
+        }
+    }
     close_descriptor();
 }
 

@@ -43,7 +43,9 @@ void reactor::throw_stopped() {
 }
 
 sleep_operation reactor::sleep_for(clock::duration time) noexcept {
-    return {*core_, time > clock::duration::zero() ? core_->driver().now() + time : clock::time_point::min()};
+    if (time <= clock::duration::zero()) return {*core_, clock::time_point::min()};
+    const clock::time_point now = core_->driver().now();
+    return {*core_, time < clock::time_point::max() - now ? now + time : clock::time_point::max()};
 }
 sleep_operation reactor::sleep_until(clock::time_point time) noexcept { return {*core_, time}; }
 

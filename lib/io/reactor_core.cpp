@@ -169,6 +169,11 @@ void reactor_core::turn() {
     after_enter();
 }
 
+void reactor_core::end_requests() {
+    requests_.end_all(ECANCELED);
+    awaiting_room_.clear();
+}
+
 void reactor_core::after_enter() {
     if (!timers_.empty()) fire_timers();
     if (!awaiting_room_.empty()) retry_writers();

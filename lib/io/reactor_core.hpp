@@ -99,6 +99,9 @@ public:
     /// The kernel's half of a pass, for those who must wait for it synchronously: waits for a completion or a timer,
     /// and resumes nobody.
     void turn();
+    /// The driver cannot be entered any more: the thread that the ring belonged to has ended, and its requests with it
+    /// (the kernel sees to that). Tells their owners.
+    void end_requests();
 
     reactor_statistics counters; // those that the operations count themselves: rearms, buffers and requests exhausted
 

@@ -10,7 +10,7 @@ namespace cotun::detail {
 read_waiter::~read_waiter() {
     if (!holds_port_) return;
     unlink();
-    if (given_) from_->put_back(std::move(given_));
+    if (promised_) from_->decline();
     from_->port().drop();
 }
 
@@ -24,8 +24,8 @@ void read_waiter::await_suspend(std::coroutine_handle<> who) noexcept {
 }
 
 packet read_waiter::take() {
+    if (std::exchange(promised_, false)) return from_->take_promised();
     if (failure_ != 0) from_->throw_failure(failure_);
-    if (given_) return std::move(given_);
     return from_->take();
 }
 

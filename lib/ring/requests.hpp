@@ -55,6 +55,13 @@ public:
         return true;
     }
 
+    /// The driver can no longer be asked: tells every owner that its request is over.
+    void end_all(int error) {
+        for (unsigned i = 0; i < slots_.size(); ++i)
+            if (slots_[i].owner != nullptr)
+                deliver({std::uint64_t{slots_[i].generation} << 32 | (i + 1), -error, 0, false, false});
+    }
+
     unsigned in_flight() const noexcept { return in_flight_; }
     unsigned capacity() const noexcept { return static_cast<unsigned>(slots_.size()); }
     bool has_room() const noexcept { return first_free_ != slots_.size(); }

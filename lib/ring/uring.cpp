@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <bit>
 #include <cassert>
 #include <cerrno>
@@ -29,9 +30,17 @@ constexpr token ignored_token = ~token{0} - 1; // cancels: what matters is the t
 constexpr unsigned smallest_ring = 32;         // below this many requests, memory is refused rather than stepped down
 constexpr unsigned own_requests = 2;           // the read of the eventfd, and one to spare
 constexpr unsigned file_table = 256;
+constexpr std::chrono::hours longest_wait{24};
 
 [[noreturn]] void fail(int error, const std::string& what) {
     throw std::system_error(error, std::generic_category(), what);
+}
+
+// Unlike a thread's id, never used again.
+std::uint64_t this_thread() noexcept {
+    static std::atomic<std::uint64_t> threads{0};
+    thread_local const std::uint64_t number = ++threads;
+    return number;
 }
 
 unsigned flags_of(task_mode mode) {
@@ -90,6 +99,8 @@ private:
     int try_set_up(task_mode, unsigned requests, unsigned buffers);
     void find_features();
     void enable();
+    void register_ring() noexcept;
+    void check_thread() noexcept;
     void arm_wake() noexcept;
     io_uring_sqe& prepare(std::uint8_t opcode, file, token) noexcept;
     int enter_kernel(bool wait, std::optional<clock::time_point> deadline);
@@ -100,6 +111,7 @@ private:
     io_uring ring_{};
     bool has_ring_ = false;
     bool enabled_ = false;
+    std::uint64_t owner_ = 0; // the thread that the ring's descriptor is registered with; 0: none
     bool defers_ = false;
     unsigned requests_ = 0;
     unsigned buffers_ = 0;
@@ -129,6 +141,7 @@ uring::uring(const uring_options& options) {
 }
 
 uring::~uring() {
+    check_thread();
     if (has_ring_) io_uring_queue_exit(&ring_);
     for (buffer_group& g : groups_)
         if (g.ring != nullptr) munmap(g.ring, g.bytes);
@@ -182,12 +195,27 @@ void uring::enable() {
     // Not by liburing's io_uring_enable_rings(): the shared library of 2.3 does not have it.
     if (syscall(__NR_io_uring_register, ring_.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0) < 0)
         fail(errno, "reactor: enabling the ring");
-    io_uring_register_ring_fd(&ring_); // saves a look-up per enter; not needed
+    register_ring();
     enabled_ = true;
     arm_wake();
 }
 
+void uring::register_ring() noexcept {
+    io_uring_register_ring_fd(&ring_); // saves a look-up per enter; not needed
+    owner_ = this_thread();
+}
+
+// A ring's descriptor is registered as an index in a table of the thread's own: on any other thread it names nothing,
+// or another ring. There the plain descriptor is used.
+void uring::check_thread() noexcept {
+    if (owner_ == 0 || owner_ == this_thread()) return;
+    ring_.int_flags = 0;
+    ring_.enter_ring_fd = ring_.ring_fd;
+    owner_ = 0;
+}
+
 file uring::attach(int descriptor) {
+    check_thread();
     file f{descriptor, -1};
     if (free_files_.empty()) return f;
     const int index = free_files_.back();
@@ -199,6 +227,7 @@ file uring::attach(int descriptor) {
 }
 
 void uring::detach(file& f) noexcept {
+    check_thread();
     if (f.registered >= 0) {
         const int none = -1;
         io_uring_register_files_update(&ring_, static_cast<unsigned>(f.registered), &none, 1);
@@ -209,6 +238,7 @@ void uring::detach(file& f) noexcept {
 
 std::uint16_t uring::add_group(unsigned entries) {
     assert(std::has_single_bit(entries) && entries <= 32768);
+    check_thread();
     const auto unused = std::find_if(groups_.begin(), groups_.end(), [](const auto& g) { return g.ring == nullptr; });
     const auto id = static_cast<std::uint16_t>(unused - groups_.begin());
     if (unused == groups_.end()) groups_.emplace_back();
@@ -244,6 +274,7 @@ void uring::provide(std::uint16_t group, std::span<const group_buffer> buffers) 
 }
 
 void uring::remove_group(std::uint16_t group) noexcept {
+    check_thread();
     buffer_group& g = groups_[group];
     io_uring_unregister_buf_ring(&ring_, group);
     munmap(g.ring, g.bytes);
@@ -347,7 +378,8 @@ int uring::enter_kernel(bool wait, std::optional<clock::time_point> deadline) {
     if (!wait) return io_uring_submit_and_get_events(&ring_);
     io_uring_cqe* first = nullptr;
     if (!deadline) return io_uring_submit_and_wait_timeout(&ring_, &first, 1, nullptr, nullptr);
-    const auto left = std::max(*deadline - clock::now(), clock::duration::zero());
+    // A day at a time: the kernel adds its own clock to it, and may not overflow.
+    const auto left = std::clamp<clock::duration>(*deadline - clock::now(), clock::duration::zero(), longest_wait);
     const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(left);
     __kernel_timespec timeout{};
     timeout.tv_sec = seconds.count();
@@ -377,6 +409,7 @@ void uring::after_enter(int result) {
 
 std::size_t uring::enter(bool wait, std::optional<clock::time_point> deadline, std::span<completion> out) {
     if (!enabled_) enable();
+    check_thread();
     const bool ready = io_uring_cq_ready(&ring_) != 0;
     const unsigned flags = __atomic_load_n(ring_.sq.kflags, __ATOMIC_RELAXED);
     const bool work = (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;

@@ -61,7 +61,7 @@ enum class ring_mode {
 };
 
 struct reactor_options {
-    pool_options pool;
+    pool_options pool{};
     /// The most requests in flight (32 to 16384). At the bound, writes wait; a device or socket reserves two of the
     /// quarter that is kept for reading and closing.
     unsigned requests = 1024;

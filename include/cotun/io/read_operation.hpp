@@ -2,8 +2,8 @@
 //
 // co_await dev.read_packet(), dev.read_packets() and their like on sockets.
 //
-// Lifetime: destroying the wait (with the task that it is part of) takes nothing from the stream: a packet that had
-// already been given to it goes back to the front. The device or socket may be closed or destroyed meanwhile; the wait
+// Lifetime: destroying the wait (with the task that it is part of) takes nothing from the stream: a packet that was
+// kept for it goes to the next. The device or socket may be closed or destroyed meanwhile; the wait
 // then ends with std::errc::operation_canceled.
 // Thread: the reactor's. Several coroutines may wait on one device; packets are given to them in the order in which
 // they came.
@@ -39,7 +39,7 @@ protected:
 private:
     friend class inbox;
     inbox* from_;
-    packet given_;
+    bool promised_ = false; // a packet of the queue is kept for it
     int failure_ = 0;
     bool holds_port_ = false;
 };

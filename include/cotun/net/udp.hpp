@@ -37,9 +37,9 @@ class udp_port;
 struct udp_options {
     /// Where to bind; port 0: the kernel's choice. None: any address and port, of the peer's family, or IPv4 without
     /// one.
-    std::optional<endpoint> local;
+    std::optional<endpoint> local{};
     /// Connects to the peer: only its datagrams are received, and send() needs no address.
-    std::optional<endpoint> peer;
+    std::optional<endpoint> peer{};
     /// An IPv6 socket bound to [::] takes IPv4 as well, its senders shown as IPv4 addresses, unless this is set.
     bool v6_only = false;
     /// Lets the address be bound by several sockets (SO_REUSEADDR).

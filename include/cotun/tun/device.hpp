@@ -44,9 +44,9 @@ class device_port;
 struct device_options {
     /// 1 to 15 bytes without '/' and blanks, not in use; may hold one "%d", for which the kernel puts the first free
     /// number. Empty: the kernel's choice (tun0, tap0, ...).
-    std::string name;
+    std::string name{};
     /// IPv4 and IPv6, each with its prefix length.
-    std::vector<wire::ip_prefix> addresses;
+    std::vector<wire::ip_prefix> addresses{};
     /// Bytes of the largest packet (68 to 65535; from 1280 on for IPv6), without the Ethernet header. 0: the kernel's
     /// default, 1500. If it is raised from outside later, larger packets are counted as truncated and dropped.
     unsigned mtu = 0;
@@ -54,7 +54,7 @@ struct device_options {
     bool up = true;
     /// The network namespace to open it in: a name as in `ip netns`, or a path. Empty: the calling thread's. The
     /// reactor stays where it is.
-    std::string netns;
+    std::string netns{};
     /// Forces one way of reading; for trying, and for kernels whose multishot read misbehaves.
     read_mode read = read_mode::automatic;
     /// The clone device.

@@ -1,0 +1,512 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cotun/coro/task.hpp"
+
+#include "../support/allocations.hpp"
+#include "../support/sanitizers.hpp"
+
+#include <catch2/catch_test_macros.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+using cotun::task;
+
+namespace {
+
+// Starts a task and shows what became of it; destroying it destroys the task, wherever it stands.
+class running {
+public:
+    struct promise_type {
+        running get_return_object() noexcept {
+            return running(std::coroutine_handle<promise_type>::from_promise(*this));
+        }
+        std::suspend_never initial_suspend() const noexcept { return {}; }
+        std::suspend_always final_suspend() const noexcept { return {}; }
+        void return_void() const noexcept {}
+        void unhandled_exception() noexcept { failure = std::current_exception(); }
+        std::exception_ptr failure;
+    };
+
+    running(running&& other) noexcept : frame_(std::exchange(other.frame_, nullptr)) {}
+    running& operator=(running&&) = delete;
+    ~running() { destroy(); }
+
+    bool ended() const noexcept { return frame_.done(); }
+    void destroy() {
+        if (frame_) std::exchange(frame_, nullptr).destroy();
+    }
+    void rethrow() const {
+        if (frame_.promise().failure) std::rethrow_exception(frame_.promise().failure);
+    }
+
+private:
+    explicit running(std::coroutine_handle<promise_type> frame) noexcept : frame_(frame) {}
+    std::coroutine_handle<promise_type> frame_;
+};
+
+running start(task<> body) { co_await std::move(body); }
+
+template <class T>
+running start_into(task<T> body, T& value) {
+    value = co_await std::move(body);
+}
+
+void finish(task<> body) {
+    running r = start(std::move(body));
+    REQUIRE(r.ended());
+    r.rethrow();
+}
+
+template <class T>
+T value_of(task<T> body) {
+    T value{};
+    running r = start_into(std::move(body), value);
+    REQUIRE(r.ended());
+    r.rethrow();
+    return value;
+}
+
+// Suspends who awaits it until open() is called.
+class gate {
+public:
+    class wait {
+    public:
+        explicit wait(gate& at) noexcept : at_(&at) {}
+        wait(const wait&) = delete;
+        wait& operator=(const wait&) = delete;
+        ~wait() { ++at_->waits_destroyed; }
+        bool await_ready() const noexcept { return false; }
+        void await_suspend(std::coroutine_handle<> who) noexcept { at_->waiting_ = who; }
+        void await_resume() const noexcept {}
+
+    private:
+        gate* at_;
+    };
+    wait operator co_await() noexcept { return wait(*this); }
+    void open() { std::exchange(waiting_, nullptr).resume(); }
+    int waits_destroyed = 0;
+
+private:
+    std::coroutine_handle<> waiting_;
+};
+
+// Counts its own objects.
+struct counted {
+    counted() { ++alive; }
+    explicit counted(int n) : number(n) { ++alive; }
+    counted(const counted& other) : number(other.number) { ++alive; }
+    counted(counted&& other) noexcept : number(std::exchange(other.number, -1)) { ++alive; }
+    counted& operator=(const counted&) = default;
+    counted& operator=(counted&& other) noexcept {
+        number = std::exchange(other.number, -1);
+        return *this;
+    }
+    ~counted() { --alive; }
+    int number = 0;
+    static inline int alive = 0;
+};
+
+task<int> number(int n) { co_return n; }
+task<> nothing() { co_return; }
+task<std::string> text(std::string s) { co_return s + "!"; }
+task<std::unique_ptr<int>> owned(int n) { co_return std::make_unique<int>(n); }
+task<int&> reference_to(int& n) { co_return n; }
+task<const std::string&> reference_to(const std::string& s) { co_return s; }
+task<int> throwing() {
+    throw std::runtime_error("thrown");
+    co_return 0;
+}
+task<int> number_after(gate& at, int n) {
+    co_await at;
+    co_return n;
+}
+task<int> throwing_after(gate& at) {
+    co_await at;
+    throw std::runtime_error("thrown late");
+}
+
+} // namespace
+
+TEST_CASE("task: values, references and move-only values reach who awaits") {
+    CHECK(value_of(number(7)) == 7);
+    CHECK(value_of(text("a text that is longer than the small one")) == "a text that is longer than the small one!");
+    CHECK(*value_of(owned(9)) == 9);
+    finish(nothing());
+
+    static int cell = 1;
+    static constexpr auto through = []() -> task<> {
+        int& same = co_await reference_to(cell);
+        same = 5;
+        CHECK(&same == &cell);
+        const std::string here = "here";
+        const std::string& alias = co_await reference_to(here);
+        CHECK(&alias == &here);
+    };
+    finish(through());
+    CHECK(cell == 5);
+}
+
+TEST_CASE("task: a value that is moved in is destroyed once") {
+    {
+        constexpr auto make = [](counted c) -> task<counted> { co_return std::move(c); };
+        counted got = value_of(make(counted(3)));
+        CHECK(got.number == 3);
+    }
+    CHECK(counted::alive == 0);
+}
+
+TEST_CASE("task: an exception travels to who awaits, through several") {
+    static constexpr auto middle = []() -> task<int> {
+        const counted here(1);
+        co_return co_await throwing() + 1;
+    };
+    static constexpr auto outer = []() -> task<int> {
+        int caught = 0;
+        try {
+            (void)co_await middle();
+        } catch (const std::runtime_error& e) {
+            caught = std::string(e.what()) == "thrown" ? 1 : 2;
+        }
+        co_return caught;
+    };
+    CHECK(value_of(outer()) == 1);
+    CHECK_THROWS_AS(value_of(middle()), std::runtime_error);
+    CHECK(counted::alive == 0);
+}
+
+TEST_CASE("task: an exception after a suspension travels as well") {
+    gate g;
+    int value = 0;
+    running r = start_into(throwing_after(g), value);
+    REQUIRE_FALSE(r.ended());
+    g.open();
+    REQUIRE(r.ended());
+    CHECK_THROWS_AS(r.rethrow(), std::runtime_error);
+}
+
+TEST_CASE("task: runs only when it is awaited") {
+    static bool ran = false;
+    static constexpr auto body = []() -> task<> {
+        ran = true;
+        co_return;
+    };
+    {
+        const task<> never = body();
+        CHECK(never);
+        CHECK_FALSE(ran);
+    }
+    CHECK_FALSE(ran);
+    finish(body());
+    CHECK(ran);
+}
+
+TEST_CASE("task: moves, and knows when it is empty") {
+    task<int> a;
+    CHECK_FALSE(a);
+    a = number(1);
+    task<int> b = std::move(a);
+    CHECK_FALSE(a);
+    CHECK(b);
+    b = number(2); // the first is destroyed unrun
+    task<int>& same = b;
+    b = std::move(same);
+    CHECK(value_of(std::move(b)) == 2);
+}
+
+TEST_CASE("task: goes on where it was suspended, value and all") {
+    gate g;
+    int value = 0;
+    static constexpr auto twice = [](gate& at) -> task<int> {
+        const int first = co_await number_after(at, 20);
+        const int second = co_await number_after(at, 3);
+        co_return first + second;
+    };
+    running r = start_into(twice(g), value);
+    g.open();
+    CHECK_FALSE(r.ended());
+    g.open();
+    CHECK(r.ended());
+    CHECK(value == 23);
+}
+
+TEST_CASE("task: destroyed while suspended, all that lives in it is destroyed, inner first") {
+    static std::vector<int> order;
+    order.clear();
+    struct noted {
+        explicit noted(int n) : number(n) {}
+        noted(const noted&) = delete;
+        noted& operator=(const noted&) = delete;
+        ~noted() { order.push_back(number); }
+        int number;
+    };
+    static constexpr auto inner = [](gate& at) -> task<> {
+        const noted here(1);
+        co_await at;
+        FAIL("a destroyed task went on");
+    };
+    static constexpr auto outer = [](gate& at, auto next) -> task<> {
+        const noted here(2);
+        co_await next(at);
+        FAIL("a destroyed task went on");
+    };
+    gate g;
+    running r = start(outer(g, inner));
+    CHECK_FALSE(r.ended());
+    CHECK(g.waits_destroyed == 0);
+    r.destroy();
+    CHECK(g.waits_destroyed == 1);
+    CHECK(order == std::vector<int>{1, 2});
+}
+
+TEST_CASE("task: ten million ready awaits grow neither the stack nor the heap") {
+    static std::uintptr_t lowest;
+    static std::uintptr_t highest;
+    static std::size_t most_live;
+    lowest = ~std::uintptr_t{0};
+    highest = 0;
+    most_live = 0;
+    static constexpr auto child = [](unsigned i) -> task<unsigned> {
+        // The frame is on the heap; what this function calls stands on the stack.
+        volatile char on_stack = 0;
+        (void)on_stack;
+        const auto here = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
+        lowest = std::min(lowest, here);
+        highest = std::max(highest, here);
+        most_live = std::max(most_live, cotun::test::live.load(std::memory_order_relaxed));
+        co_return i & 1U;
+    };
+    static constexpr auto loop = [](auto one, unsigned count) -> task<unsigned> {
+        unsigned sum = 0;
+        for (unsigned i = 0; i < count; ++i) sum += co_await one(i);
+        co_return sum;
+    };
+    constexpr unsigned count = cotun::test::sanitized ? 1'000'000 : 10'000'000;
+    CHECK(value_of(loop(child, 100)) == 50); // warm: the lists of frames are filled
+    const std::size_t live_before = cotun::test::live.load();
+    const std::size_t allocations_before = cotun::test::allocations.load();
+    CHECK(value_of(loop(child, count)) == count / 2);
+    const std::size_t allocated = cotun::test::allocations.load() - allocations_before;
+    CHECK(cotun::test::live.load() <= live_before + 4);
+    CHECK(most_live <= live_before + 16);
+    CHECK(highest - lowest < 64 * 1024);
+    if (!cotun::test::sanitized) CHECK(allocated < 64); // frames are kept; sanitizers want to see each
+}
+
+TEST_CASE("task: a loop in which some awaits suspend does not grow the stack either") {
+    static std::uintptr_t lowest;
+    static std::uintptr_t highest;
+    lowest = ~std::uintptr_t{0};
+    highest = 0;
+    static constexpr auto child = [](gate& at, unsigned i) -> task<unsigned> {
+        const auto here = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
+        lowest = std::min(lowest, here);
+        highest = std::max(highest, here);
+        if (i % 3 == 0) co_await at;
+        co_return 1;
+    };
+    static constexpr auto loop = [](auto one, gate& at, unsigned count) -> task<unsigned> {
+        unsigned sum = 0;
+        for (unsigned i = 0; i < count; ++i) sum += co_await one(at, i);
+        co_return sum;
+    };
+    constexpr unsigned count = 300'000;
+    gate g;
+    unsigned sum = 0;
+    running r = start_into(loop(child, g, count), sum);
+    unsigned opened = 0;
+    for (; !r.ended(); ++opened) g.open();
+    CHECK(opened == count / 3);
+    CHECK(sum == count);
+    CHECK(highest - lowest < 64 * 1024);
+}
+
+TEST_CASE("task: ten thousand tasks, each awaiting the next") {
+    static task<int> (*depth)(gate*, int) = nullptr;
+    depth = [](gate* at, int levels) -> task<int> {
+        if (levels == 0) {
+            if (at != nullptr) co_await *at;
+            co_return 0;
+        }
+        co_return 1 + co_await depth(at, levels - 1);
+    };
+    SECTION("ready") { CHECK(value_of(depth(nullptr, 10'000)) == 10'000); }
+    SECTION("suspended at the bottom") {
+        gate g;
+        int value = 0;
+        running r = start_into(depth(&g, 10'000), value);
+        CHECK_FALSE(r.ended());
+        g.open();
+        CHECK(r.ended());
+        CHECK(value == 10'000);
+    }
+    SECTION("destroyed at the bottom") {
+        gate g;
+        int value = 0;
+        running r = start_into(depth(&g, 10'000), value);
+        r.destroy();
+        CHECK(g.waits_destroyed == 1);
+    }
+}
+
+namespace {
+
+template <std::size_t Alignment>
+struct alignas(Alignment) wide {
+    std::array<std::byte, Alignment> bytes{};
+};
+
+template <std::size_t Alignment, std::size_t Padding>
+task<bool> aligned_locals(gate& at, wide<Alignment> parameter) {
+    std::array<char, Padding> before{};
+    wide<Alignment> local;
+    co_await at;
+    char between = before[0];
+    wide<Alignment> later;
+    const auto misplaced = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % Alignment; };
+    (void)between;
+    co_return misplaced(&parameter) == 0 && misplaced(&local) == 0 && misplaced(&later) == 0;
+}
+
+template <std::size_t Alignment, std::size_t... Padding>
+void check_alignment(std::index_sequence<Padding...>) {
+    std::array<gate, sizeof...(Padding)> gates;
+    std::vector<running> all;
+    std::array<bool, sizeof...(Padding)> right{};
+    (all.push_back(start_into(aligned_locals<Alignment, 1 + 7 * Padding>(gates[Padding], wide<Alignment>{}),
+                              right[Padding])),
+     ...);
+    for (gate& g : gates) g.open();
+    for (const bool r : right) CHECK(r);
+}
+
+} // namespace
+
+TEST_CASE("task: locals and parameters with a wide alignment lie where they must") {
+    check_alignment<16>(std::make_index_sequence<32>());
+    check_alignment<32>(std::make_index_sequence<32>());
+    check_alignment<64>(std::make_index_sequence<32>());
+}
+
+// The forms that the library and its examples rely on, on a compiler that gets others wrong (GCC 12).
+namespace {
+
+struct class_with_constructor {
+    class_with_constructor(std::string s, int n) : name(std::move(s)), number(n) {}
+    std::string name;
+    counted number;
+};
+struct options {
+    std::string name;
+    counted number;
+};
+task<int> take(counted c) { co_return c.number; }
+task<int> take_both(counted a, std::string s, counted b) { co_return a.number + b.number + static_cast<int>(s.size()); }
+task<int> take_class(class_with_constructor c) { co_return c.number.number + static_cast<int>(c.name.size()); }
+task<int> take_options(options o) { co_return o.number.number + static_cast<int>(o.name.size()); }
+task<int> take_reference(const counted& c) { co_return c.number; }
+task<int> take_default(int n, counted c = counted(40)) { co_return n + c.number; }
+counted made(int n) { return counted(n); }
+counted refused() { throw std::runtime_error("argument"); }
+
+task<int> moves_into_the_await(gate& g) {
+    counted a(1);
+    co_await g;
+    const int got = co_await take(std::move(a));
+    CHECK(a.number == -1);
+    co_return got;
+}
+task<int> temporaries_with_constructors(gate& g) {
+    int sum = co_await take(counted(2));
+    sum += co_await take_class(class_with_constructor("four", 3));
+    sum += co_await take_both(counted(5), std::string("a string that needs memory of its own"), made(6));
+    co_await g;
+    sum += co_await take_reference(counted(7));
+    sum += co_await take_default(1);
+    co_return sum;
+}
+task<int> named_aggregate(gate& g) {
+    options o{"name", counted(8)};
+    co_await g;
+    co_return co_await take_options(std::move(o));
+}
+task<int> named_task(gate& g) {
+    task<int> t = take(counted(9));
+    co_await g;
+    co_return co_await std::move(t);
+}
+task<int> throwing_argument(gate& g) {
+    co_await g;
+    int caught = 0;
+    try {
+        caught = co_await take_both(counted(1), std::string("unused"), refused());
+    } catch (const std::runtime_error&) {
+        caught = 77;
+    }
+    co_return caught;
+}
+task<std::vector<counted>> three() {
+    std::vector<counted> all;
+    for (int i = 1; i <= 3; ++i) all.emplace_back(i);
+    co_return all;
+}
+task<int> in_control_flow(gate& g) {
+    int sum = 0;
+    const std::vector<counted> all = co_await three();
+    for (const counted& c : all) sum += co_await take(c);
+    co_await g;
+    sum += sum > 0 ? co_await take(counted(10)) : co_await take(counted(1000));
+    if (sum > 0 && co_await number(1) == 1) sum += 100;
+    switch (co_await number(2)) {
+    case 2: sum += 1000; break;
+    default: break;
+    }
+    while (co_await number(sum) < 1200) sum += 50;
+    co_return sum;
+}
+
+int run_with(task<int> (*body)(gate&)) {
+    gate g;
+    int value = 0;
+    running r = start_into(body(g), value);
+    REQUIRE_FALSE(r.ended());
+    g.open();
+    REQUIRE(r.ended());
+    r.rethrow();
+    return value;
+}
+
+void destroy_within(task<int> (*body)(gate&)) {
+    gate g;
+    int value = 0;
+    running r = start_into(body(g), value);
+    REQUIRE_FALSE(r.ended());
+}
+
+} // namespace
+
+TEST_CASE("task: the await expressions that cotun relies on make and destroy each object once") {
+    counted::alive = 0;
+    CHECK(run_with(moves_into_the_await) == 1);
+    CHECK(counted::alive == 0);
+    CHECK(run_with(temporaries_with_constructors) == 2 + 7 + 11 + 37 + 7 + 41);
+    CHECK(counted::alive == 0);
+    CHECK(run_with(named_aggregate) == 12);
+    CHECK(counted::alive == 0);
+    CHECK(run_with(named_task) == 9);
+    CHECK(counted::alive == 0);
+    CHECK(run_with(throwing_argument) == 77);
+    CHECK(counted::alive == 0);
+    CHECK(run_with(in_control_flow) == 1216);
+    CHECK(counted::alive == 0);
+    for (auto* body : {moves_into_the_await, temporaries_with_constructors, named_aggregate, named_task,
+                       throwing_argument, in_control_flow}) {
+        destroy_within(body);
+        CHECK(counted::alive == 0);
+    }
+}

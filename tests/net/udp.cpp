@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// UDP sockets over loopback and veth pairs, in namespaces of their own.
+#include <cotun/io/error.hpp>
+#include <cotun/net/udp.hpp>
+
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators_range.hpp>
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <optional>
+
+#include "../support/namespace.hpp"
+
+using namespace test;
+using namespace std::chrono_literals;
+using cotun::endpoint;
+using cotun::read_mode;
+
+namespace {
+
+const std::array modes{read_mode::automatic, read_mode::multishot, read_mode::poll};
+
+const char* name_of(read_mode mode) {
+    return mode == read_mode::automatic ? "automatic" : mode == read_mode::poll ? "poll" : "multishot";
+}
+
+cotun::task<> time_out(cotun::reactor& io) {
+    co_await io.sleep_for(60s);
+    throw std::runtime_error("the test's time is up");
+}
+
+// Once a reactor.
+template <typename T>
+T run_bounded(cotun::reactor& io, cotun::task<T> body) {
+    io.spawn(time_out(io));
+    return io.run(std::move(body));
+}
+
+endpoint at(const std::string& host, const endpoint& socket) {
+    return endpoint::from_string(host + ":" + std::to_string(socket.port()));
+}
+
+cotun::udp_options bound(const std::string& local, read_mode mode = read_mode::automatic) {
+    cotun::udp_options o;
+    o.local = endpoint::from_string(local);
+    o.read = mode;
+    return o;
+}
+
+cotun::packet text(cotun::reactor& io, const std::string& words) {
+    cotun::packet p = io.try_allocate(words.size());
+    std::memcpy(p.bytes().data(), words.data(), words.size());
+    return p;
+}
+
+std::string text_of(const cotun::packet& p) {
+    return {reinterpret_cast<const char*>(p.bytes().data()), p.bytes().size()};
+}
+
+// Waits for one datagram; "PAYLOAD from SENDER".
+cotun::task<std::string> next(cotun::udp_socket& s) {
+    cotun::datagram d = co_await s.receive();
+    co_return text_of(d.payload) + " from " + d.sender.to_string();
+}
+
+cotun::task<std::error_code> send_one(cotun::reactor& io, cotun::udp_socket& s, std::string words,
+                                      std::optional<endpoint> to) {
+    cotun::packet p = text(io, words);
+    std::error_code code;
+    try {
+        if (to)
+            co_await s.send_to(std::move(p), *to);
+        else
+            co_await s.send(std::move(p));
+        co_await s.flush();
+    } catch (const std::system_error& e) {
+        code = e.code();
+    }
+    co_return code;
+}
+
+cotun::task<std::string> exchange(cotun::reactor& io, cotun::udp_socket& from, cotun::udp_socket& to, std::string words,
+                                  std::optional<endpoint> where) {
+    const std::error_code code = co_await send_one(io, from, words, where);
+    if (code) co_return code.message();
+    co_return co_await next(to);
+}
+
+template <typename Call>
+std::error_code refusal(Call call, const std::vector<std::string>& words) {
+    const std::ptrdiff_t files = open_files();
+    std::error_code code;
+    try {
+        call();
+        FAIL_CHECK("it was not refused");
+    } catch (const std::system_error& refused) {
+        const std::string said = refused.what();
+        INFO(said);
+        for (const std::string& w : words) {
+            INFO("expected: " << w);
+            CHECK(said.find(w) != std::string::npos);
+        }
+        code = refused.code();
+    }
+    CHECK(open_files() == files);
+    return code;
+}
+
+} // namespace
+
+TEST_CASE("datagrams arrive with their sender", "[net][udp]") {
+    own_namespace here;
+    const read_mode mode = GENERATE(from_range(modes));
+    const std::string host = GENERATE("127.0.0.1", "[::1]");
+    CAPTURE(name_of(mode), host);
+    cotun::reactor io;
+    cotun::udp_socket a = cotun::open_udp(io, bound(host + ":0", mode));
+    cotun::udp_socket b = cotun::open_udp(io, bound(host + ":0", mode));
+    CHECK(a.local().port() != 0);
+    CHECK_FALSE(a.peer());
+    CHECK(a.uses_multishot() == (mode != read_mode::poll));
+    const std::string from_a = " from " + a.local().to_string();
+    std::string got = run_bounded(io, exchange(io, a, b, "one", b.local()));
+    CHECK(got == "one" + from_a);
+    got = io.run(exchange(io, a, b, "", b.local())); // zero length
+    CHECK(got == from_a);
+    a.connect(b.local());
+    CHECK(a.peer() == b.local());
+    got = io.run(exchange(io, a, b, "two", {}));
+    CHECK(got == "two" + from_a);
+    got = io.run(exchange(io, b, a, "three", a.local()));
+    CHECK(got == "three from " + b.local().to_string());
+    cotun::udp_socket c = cotun::open_udp(io, bound(host + ":0", mode)); // not a's peer: a does not hear it
+    std::error_code code = io.run(send_one(io, c, "stranger", a.local()));
+    CHECK_FALSE(code);
+    got = io.run(exchange(io, b, a, "friend", a.local()));
+    CHECK(got == "friend from " + b.local().to_string());
+    code = io.run(send_one(io, b, "nobody", {})); // not connected
+    CHECK(code == std::errc::destination_address_required);
+    CHECK(a.writes().packets == 3);
+    CHECK(b.writes().failed() == 1);
+    CHECK(sender(text(io, "made here")) == endpoint());
+    // What was received from one is sent on to the peer, not back.
+    const auto relay = [](cotun::reactor& r, cotun::udp_socket& first, cotun::udp_socket& middle,
+                          cotun::udp_socket& last) -> cotun::task<std::string> {
+        (void)co_await send_one(r, first, "onward", middle.local());
+        cotun::datagram d = co_await middle.receive();
+        middle.connect(last.local());
+        co_await middle.send(std::move(d.payload));
+        co_return co_await next(last);
+    };
+    cotun::udp_socket middle = cotun::open_udp(io, bound(host + ":0", mode));
+    got = io.run(relay(io, c, middle, b));
+    CHECK(got == "onward from " + middle.local().to_string());
+}
+
+TEST_CASE("a dual-stack socket shows IPv4 peers as IPv4", "[net][udp]") {
+    own_namespace here;
+    const read_mode mode = GENERATE(from_range(modes));
+    CAPTURE(name_of(mode));
+    cotun::reactor io;
+    cotun::udp_socket both = cotun::open_udp(io, bound("[::]:0", mode));
+    cotun::udp_socket v4 = cotun::open_udp(io, bound("127.0.0.1:0", mode));
+    cotun::udp_socket v6 = cotun::open_udp(io, bound("[::1]:0", mode));
+    std::string got = run_bounded(io, exchange(io, v4, both, "four", at("127.0.0.1", both.local())));
+    CHECK(got == "four from " + v4.local().to_string());
+    got = io.run(exchange(io, v6, both, "six", at("[::1]", both.local())));
+    CHECK(got == "six from " + v6.local().to_string());
+    got = io.run(exchange(io, both, v4, "back", v4.local()));
+    CHECK(got == "back from " + at("127.0.0.1", both.local()).to_string());
+    both.connect(v4.local());
+    got = io.run(exchange(io, both, v4, "connected", {}));
+    CHECK(got == "connected from " + at("127.0.0.1", both.local()).to_string());
+    cotun::udp_options only = bound("[::]:0", mode);
+    only.v6_only = true;
+    cotun::udp_socket six = cotun::open_udp(io, only);
+    const std::error_code code = io.run(send_one(io, six, "no", v4.local()));
+    CHECK(code);
+    CHECK_FALSE(cotun::is_final(code));
+}
+
+namespace {
+
+// In order, `count` numbers from 0 on; `received` grows with them.
+cotun::task<> receive_numbers(cotun::udp_socket& s, std::uint64_t count, std::uint64_t& received, bool batches) {
+    while (received < count) {
+        cotun::packet_batch batch;
+        if (batches) {
+            batch = co_await s.receive_packets();
+        } else {
+            cotun::datagram d = co_await s.receive();
+            batch.push_back(std::move(d.payload));
+        }
+        for (const cotun::packet& p : batch) {
+            std::uint64_t number = 0;
+            std::memcpy(&number, p.bytes().data(), sizeof number);
+            if (number != received) throw std::runtime_error("out of order");
+            ++received;
+        }
+    }
+}
+
+cotun::task<> send_numbers(cotun::reactor& io, cotun::udp_socket& s, std::uint64_t count, const std::uint64_t& received,
+                           std::uint64_t window, bool batches, std::size_t size, std::optional<endpoint> to) {
+    for (std::uint64_t n = 0; n < count;) {
+        while (n + 64 > received + window) co_await io.sleep_for(100us);
+        cotun::packet_batch batch;
+        for (std::size_t i = 0; i < (batches ? 64 : 1) && n < count; ++i, ++n) {
+            cotun::packet p = co_await io.allocate(size);
+            std::memcpy(p.bytes().data(), &n, sizeof n);
+            batch.push_back(std::move(p));
+        }
+        if (batches && to)
+            co_await s.send_packets_to(std::move(batch), *to);
+        else if (batches)
+            co_await s.send_packets(std::move(batch));
+        else if (to)
+            co_await s.send_to(std::move(batch.front()), *to);
+        else
+            co_await s.send(std::move(batch.front()));
+    }
+    co_await s.flush();
+}
+
+} // namespace
+
+TEST_CASE("50,000 datagrams arrive in order, none lost", "[net][udp][order]") {
+    own_namespace here;
+    const read_mode mode = GENERATE(from_range(modes));
+    const bool batches = GENERATE(true, false);
+    const bool connected = GENERATE(true, false);
+    CAPTURE(name_of(mode), batches, connected);
+    constexpr std::uint64_t count = 50'000;
+    cotun::reactor io;
+    cotun::udp_options options = bound("127.0.0.1:0", mode);
+    options.receive_buffer = 8 << 20;
+    cotun::udp_socket to = cotun::open_udp(io, options);
+    options = bound("127.0.0.1:0", mode);
+    if (connected) options.peer = to.local();
+    cotun::udp_socket from = cotun::open_udp(io, options);
+    std::uint64_t received = 0;
+    io.spawn(send_numbers(io, from, count, received, 1000, batches, 100,
+                          connected ? std::optional<endpoint>() : to.local()));
+    run_bounded(io, receive_numbers(to, count, received, batches));
+    CHECK(received == count);
+    CHECK(to.reads().packets == count);
+    CHECK(to.reads().bytes == count * 100);
+    CHECK(io.statistics().strays == 0);
+}
+
+TEST_CASE("the largest datagram, and larger ones than asked for", "[net][udp]") {
+    own_namespace here;
+    const read_mode mode = GENERATE(from_range(modes));
+    CAPTURE(name_of(mode));
+    cotun::reactor io;
+    cotun::udp_options options = bound("127.0.0.1:0", mode);
+    options.largest_datagram = 65535;
+    cotun::udp_socket large = cotun::open_udp(io, options);
+    cotun::udp_socket small = cotun::open_udp(io, bound("127.0.0.1:0", mode));
+    const std::string most(65507, 'x');
+    std::string got = run_bounded(io, exchange(io, small, large, most, large.local()));
+    CHECK((got == most + " from " + small.local().to_string()));
+    std::error_code code = io.run(send_one(io, small, most + "x", large.local()));
+    CHECK(code == std::errc::message_size);
+    CHECK(small.writes().too_large == 1);
+    for (int i = 0; i < 3; ++i) {
+        code = io.run(send_one(io, large, std::string(20'000, 'y'), small.local()));
+        CHECK_FALSE(code);
+    }
+    got = io.run(exchange(io, large, small, std::string(1500, 'z'), small.local()));
+    CHECK((got == std::string(1500, 'z') + " from " + large.local().to_string()));
+    CHECK(small.reads().truncated == 3);
+    CHECK(small.reads().packets == 1);
+}
+
+TEST_CASE("a peer that is not there is not the end", "[net][udp][refused]") {
+    own_namespace here;
+    const read_mode mode = GENERATE(from_range(modes));
+    const int datagrams = GENERATE(1, 20, 500);
+    CAPTURE(name_of(mode), datagrams);
+    cotun::reactor io;
+    cotun::udp_socket ours = cotun::open_udp(io, bound("127.0.0.1:0", mode));
+    std::optional<cotun::udp_socket> theirs(cotun::open_udp(io, bound("127.0.0.1:0", mode)));
+    const endpoint there = theirs->local();
+    theirs.reset();
+    ours.connect(there);
+    const auto knock = [](cotun::reactor& r, cotun::udp_socket& s, int count) -> cotun::task<> {
+        for (int i = 0; i < count; ++i) {
+            (void)co_await send_one(r, s, "knock", {});
+            if (i % 2 == 0) co_await r.sleep_for(100us); // the refusal goes to the reader, or to the next send
+        }
+    };
+    std::string got;
+    const auto listen = [](cotun::udp_socket& s, std::string& what) -> cotun::task<> { what = co_await next(s); };
+    io.spawn(listen(ours, got));
+    run_bounded(io, knock(io, ours, datagrams));
+    CHECK(ours.reads().refused + ours.writes().refused > 0);
+    theirs.emplace(cotun::open_udp(io, bound(there.to_string(), mode)));
+    (void)io.run(send_one(io, ours, "a refusal may have waited", {}));
+    const std::error_code code = io.run(send_one(io, *theirs, "here I am", ours.local()));
+    CHECK_FALSE(code);
+    const auto wait = [](cotun::reactor& r, const std::string& what) -> cotun::task<> {
+        for (int i = 0; i < 5000 && what.empty(); ++i) co_await r.sleep_for(1ms);
+    };
+    io.run(wait(io, got));
+    CHECK(got == "here I am from " + there.to_string());
+}
+
+TEST_CASE("a small send buffer keeps the order and loses nothing", "[net][udp][order]") {
+    own_namespace here;
+    const named_namespace there("slow");
+    const bool batches = GENERATE(true, false);
+    const std::size_t size = GENERATE(100U, 1200U, 5000U); // the last in fragments
+    const bool limited = GENERATE(false, true);
+    CAPTURE(batches, size, limited);
+    constexpr std::uint64_t count = 1500;
+    output_of("ip link add a0 type veth peer name b0 netns " + there.name() +
+              " && ip address add 192.0.2.1/24 dev a0 && ip link set a0 up && ip -n " + there.name() +
+              " address add 192.0.2.2/24 dev b0 && ip -n " + there.name() + " link set b0 up");
+    if (limited && !run("tc qdisc add dev a0 root tbf rate 100mbit burst 20k limit 10m").good()) return;
+    std::atomic<std::uint64_t> in_order{0};
+    std::atomic<bool> ready{false};
+    std::thread receiver([&] {
+        there.enter();
+        const int socket = ::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        const int space = 32 << 20;
+        setsockopt(socket, SOL_SOCKET, SO_RCVBUFFORCE, &space, sizeof space);
+        const timeval time{5, 0};
+        setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time);
+        sockaddr_in a{};
+        a.sin_family = AF_INET;
+        a.sin_port = htons(4711);
+        const bool done = bind(socket, reinterpret_cast<const sockaddr*>(&a), sizeof a) == 0;
+        ready = true;
+        while (done && in_order < count) {
+            std::uint64_t number = 0;
+            if (recv(socket, &number, sizeof number, 0) <= 0 || number != in_order) break;
+            ++in_order;
+        }
+        close(socket);
+    });
+    CHECK(wait_until([&] { return ready.load(); }));
+    std::string failure;
+    cotun::write_statistics counted;
+    try {
+        cotun::reactor io({.pool = {.large_count = 200}});
+        cotun::udp_options options = bound("192.0.2.1:0");
+        options.peer = endpoint::from_string("192.0.2.2:4711");
+        // The kernel's least; more for fragments, which it refuses (ENOBUFS) rather than lets wait beyond twice the
+        // buffer.
+        options.send_buffer = size > 1472 ? 20'000 : 1;
+        cotun::udp_socket from = cotun::open_udp(io, options);
+        const std::uint64_t unbounded = count;
+        run_bounded(io, send_numbers(io, from, count, unbounded, count, batches, size, {}));
+        counted = from.writes();
+    } catch (const std::exception& e) {
+        failure = e.what();
+    }
+    receiver.join();
+    CAPTURE(failure);
+    CHECK(failure.empty());
+    CHECK(in_order == count);
+    CHECK(counted.packets == count);
+    CHECK(counted.failed() == 0);
+}
+
+TEST_CASE("closing ends who waits, and frees the port", "[net][udp][close]") {
+    own_namespace here;
+    const read_mode mode = GENERATE(from_range(modes));
+    const bool by_destructor = GENERATE(false, true);
+    CAPTURE(name_of(mode), by_destructor);
+    cotun::reactor io;
+    const std::ptrdiff_t files = open_files();
+    const auto wait = [](cotun::udp_socket& s, std::error_code& end) -> cotun::task<> {
+        try {
+            (void)co_await s.receive();
+        } catch (const std::system_error& e) {
+            end = e.code();
+        }
+    };
+    const auto pass = [](cotun::reactor& r) -> cotun::task<> {
+        co_await r.yield();
+        co_await r.yield();
+    };
+    for (int round = 0; round < 50; ++round) {
+        std::error_code end;
+        {
+            cotun::udp_socket s = cotun::open_udp(io, bound("127.0.0.1:4711", mode));
+            io.spawn(wait(s, end));
+            io.run(pass(io));
+            if (!by_destructor) io.run(s.close());
+        }
+        io.run(pass(io));
+        CHECK(end == std::errc::operation_canceled);
+    }
+    CHECK(open_files() == files);
+}
+
+TEST_CASE("sockets that cannot be", "[net][udp][refused]") {
+    own_namespace here;
+    cotun::reactor io;
+    const auto open = [&io](const cotun::udp_options& o) { const cotun::udp_socket s = cotun::open_udp(io, o); };
+    const cotun::udp_socket taken = cotun::open_udp(io, bound("127.0.0.1:4711"));
+    CHECK(refusal([&] { open(bound("127.0.0.1:4711")); }, {"open_udp", "127.0.0.1:4711", "another socket"}) ==
+          std::errc::address_in_use);
+    CHECK(refusal([&] { open(bound("192.0.2.1:4711")); }, {"open_udp", "192.0.2.1:4711", "no interface"}) ==
+          std::errc::address_not_available);
+    cotun::udp_options o = bound("127.0.0.1:0");
+    o.peer = endpoint::from_string("[::1]:4711");
+    const std::error_code family = refusal([&] { open(o); }, {"[::1]:4711", "family"});
+    CHECK(family == std::errc::address_family_not_supported);
+    o = {};
+    o.peer = endpoint::from_string("192.0.2.1:4711");
+    CHECK(refusal([&] { open(o); }, {"192.0.2.1:4711", "no route"}) == std::errc::network_unreachable);
+    for (const unsigned largest : {0U, 65536U}) {
+        o = bound("127.0.0.1:0");
+        o.largest_datagram = largest;
+        CHECK(refusal([&] { open(o); }, {"largest_datagram", std::to_string(largest), "1 to 65535"}) ==
+              std::errc::invalid_argument);
+    }
+    cotun::udp_socket s = cotun::open_udp(io, bound("0.0.0.0:0"));
+    std::error_code code = run_bounded(io, send_one(io, s, "no route", endpoint::from_string("192.0.2.1:1")));
+    CHECK(code == std::errc::network_unreachable);
+    CHECK(s.writes().unreachable == 1);
+    code = io.run(send_one(io, s, "other family", endpoint::from_string("[::1]:1")));
+    CHECK(code);
+    CHECK_FALSE(cotun::is_final(code));
+    code = io.run(send_one(io, s, "still works", taken.local()));
+    CHECK_FALSE(code);
+}
+
+TEST_CASE("a port below 1024 without the privilege", "[net][udp][refused]") {
+    own_namespace here;
+    const std::string told = in_child([]() -> std::string {
+        if (setgid(65534) != 0 || setuid(65534) != 0) return "not prepared";
+        cotun::reactor io;
+        try {
+            const cotun::udp_socket s = cotun::open_udp(io, bound("127.0.0.1:53"));
+        } catch (const std::system_error& e) {
+            return std::to_string(e.code().value()) + ": " + e.what();
+        }
+        return "it was not refused";
+    });
+    CAPTURE(told);
+    CHECK(told.find(std::to_string(EACCES) + ": ") == 0);
+    CHECK(told.find("127.0.0.1:53") != std::string::npos);
+    CHECK(told.find("CAP_NET_BIND_SERVICE") != std::string::npos);
+}
+
+TEST_CASE("an echo server that is not ours", "[net][udp]") {
+    if (!is_installed("socat")) SKIP("no socat(1)");
+    own_namespace here;
+    const std::string host = GENERATE("127.0.0.1", "[::1]");
+    const read_mode mode = GENERATE(from_range(modes));
+    CAPTURE(host, name_of(mode));
+    const bool v6 = host != "127.0.0.1";
+    program echo({"socat", std::string(v6 ? "UDP6-LISTEN" : "UDP4-LISTEN") + ":4711,bind=" + host, "EXEC:cat"});
+    cotun::reactor io;
+    cotun::udp_options o;
+    o.local = endpoint::from_string(host + ":0");
+    o.peer = endpoint::from_string(host + ":4711");
+    o.read = mode;
+    cotun::udp_socket s = cotun::open_udp(io, o);
+    std::string got;
+    const auto ask = [](cotun::reactor& r, cotun::udp_socket& from, std::string& answer) -> cotun::task<> {
+        for (int i = 0; i < 2000 && answer.empty(); ++i) { // until it listens
+            (void)co_await send_one(r, from, "hello", {});
+            co_await r.sleep_for(10ms);
+        }
+    };
+    const auto listen = [](cotun::udp_socket& from, std::string& what) -> cotun::task<> { what = co_await next(from); };
+    io.spawn(listen(s, got));
+    run_bounded(io, ask(io, s, got));
+    CHECK(got.find("hello") == 0);
+    CHECK(got.find(" from " + host + ":4711") != std::string::npos);
+}
