@@ -146,6 +146,7 @@ void outbox::close() {
 }
 
 void outbox::cancel() noexcept {
+    if (accepted_ != submitted_ && first_failure_ == 0) first_failure_ = ECANCELED; // flush() tells
     drop_unsubmitted();
     cancel_own();
     for (entry& e : entries_)

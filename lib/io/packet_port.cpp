@@ -5,6 +5,7 @@
 #include "io/outbox.hpp"
 #include "io/reactor_core.hpp"
 
+#include <cerrno>
 #include <chrono>
 #include <system_error>
 #include <unistd.h>
@@ -86,7 +87,8 @@ void packet_port::close_now() {
     while (state_ == state::draining || state_ == state::cancelling) {
         try {
             core_->turn();
-        } catch (const std::system_error&) {
+        } catch (const std::system_error& refused) { // EEXIST: the ring's thread has ended; anything else is fatal
+            if (refused.code().value() != EEXIST) throw;
             if (state_ == state::draining) begin_cancel();
             core_->end_requests();
         }
