@@ -9,6 +9,7 @@
 #include <bit>
 #include <cassert>
 #include <cerrno>
+#include <chrono>
 #include <fmt/format.h>
 #include <poll.h>
 
@@ -17,6 +18,7 @@ namespace {
 
 constexpr unsigned reads_a_pass = 64;      // poll: what one reader may take before the others have their turn
 constexpr unsigned failures_survived = 64; // in a row, without a packet between them
+constexpr std::chrono::milliseconds longest_pause{100};
 constexpr unsigned buffers_at_once = 64;
 
 } // namespace
@@ -29,7 +31,9 @@ inbox::inbox(packet_port& port, reactor_core& core, size_class c, read_mode mode
       needed_(needed),
       multishot_(mode == read_mode::multishot || (mode == read_mode::automatic && core.driver().supports(needed))),
       quota_(quota),
-      target_(quota) {}
+      target_(quota),
+      in_group_(quota),
+      queue_(quota) {}
 
 void inbox::start() {
     core_->add_reader(*this, class_);
@@ -38,9 +42,15 @@ void inbox::start() {
     core_->prepare_later(*this);
 }
 
+// A group takes memory that is locked; where there is none to be had, poll serves.
 void inbox::make_group() {
-    group_ = core_->driver().add_group(std::bit_ceil(std::min(quota_, core_->pool().count(class_))));
-    has_group_ = true;
+    try {
+        group_ = core_->driver().add_group(std::bit_ceil(std::min(quota_, core_->pool().count(class_))));
+        has_group_ = true;
+    } catch (const std::system_error& refused) {
+        if (refused.code().value() != ENOMEM || mode_ == read_mode::multishot) throw;
+        multishot_ = false;
+    }
 }
 
 // Buffers cannot be taken out of a group one by one; a reader that holds more than its new share ends its read, empties
@@ -60,6 +70,7 @@ void inbox::deliver(packet_slot& slot) {
     ++statistics_.packets;
     statistics_.bytes += slot.size;
     failures_in_row_ = 0;
+    starved_ = false;
     queue_.push_back(&slot);
     if (!waiters_.empty()) promise();
 }
@@ -91,9 +102,17 @@ void inbox::decline() {
         promise();
 }
 
+// Nothing is read any more; the buffers are the others'. The packets that have come stay.
 void inbox::fail(int error) {
+    if (state_ != state::closed) {
+        state_ = state::ended;
+        release();
+    }
+    end_waiters(error);
+}
+
+void inbox::end_waiters(int error) {
     failure_ = error;
-    if (state_ != state::closed) state_ = state::ended;
     while (!waiters_.empty()) {
         auto& w = static_cast<read_waiter&>(waiters_.pop_front());
         w.failure_ = error;
@@ -119,20 +138,22 @@ bool inbox::survives(int error) {
     case ENOPROTOOPT:
     case EPROTO:
     case EMSGSIZE: return true;
-    default: return ++failures_in_row_ <= failures_survived;
+    default: ++failures_in_row_;
     }
+    if (failures_in_row_ > failures_survived) return false;
+    if (failures_in_row_ > 1) {
+        const std::chrono::milliseconds pause(1U << std::min(failures_in_row_ - 2, 10U));
+        core_->arm(*this, core_->driver().now() + std::min(pause, longest_pause));
+    }
+    return true;
 }
 
 // --- the kernel's side
 // -------------------------------------------------------------------------------------------------
 
-void inbox::prepare() {
-    if (state_ == state::withdrawing && request_ == 0) {
-        empty_group();
-        make_group();
-        state_ = state::reading;
-    }
-    if (state_ != state::reading) return;
+void inbox::prepare() noexcept {
+    if (state_ == state::withdrawing && request_ == 0) start_again();
+    if (state_ != state::reading || armed()) return;
     if (multishot_) {
         refill();
         if (request_ == 0 && !in_group_.empty()) arm_again();
@@ -142,13 +163,29 @@ void inbox::prepare() {
     }
 }
 
+void inbox::start_again() {
+    state_ = state::reading;
+    empty_group();
+    try {
+        make_group();
+    } catch (const std::system_error& refused) {
+        fail(refused.code().value());
+    }
+}
+
+void inbox::starve() {
+    if (std::exchange(starved_, true)) return;
+    ++statistics_.buffers_exhausted;
+    ++core_->counters.buffers_exhausted;
+}
+
 void inbox::refill() {
     std::array<ring::group_buffer, buffers_at_once> batch;
     unsigned filled = 0;
     while (held() < target_) {
         packet_slot* slot = core_->pool().take(class_);
         if (slot == nullptr) {
-            if (in_group_.empty()) ++statistics_.buffers_exhausted;
+            if (in_group_.empty()) starve();
             core_->await_buffer(*this, class_);
             break;
         }
@@ -203,7 +240,7 @@ void inbox::multishot_ended(std::int32_t result) {
         return fall_back_to_poll();
     }
     const bool out_of_buffers = result == -ENOBUFS;
-    if (out_of_buffers) ++statistics_.buffers_exhausted;
+    if (out_of_buffers) starve();
     const bool asked_for = result == -ECANCELED && state_ == state::withdrawing;
     if (result < 0 && !out_of_buffers && !asked_for && !survives(-result)) return fail(-result);
     core_->prepare_later(*this); // refills, and arms again if there is a buffer
@@ -225,10 +262,10 @@ void inbox::polled(const ring::completion& done) {
 
 void inbox::read_ready() {
     for (unsigned reads = 0; reads < reads_a_pass; ++reads) {
-        if (queue_.size() >= target_) return; // take() brings us back
+        if (queue_.size() >= target_) return starve(); // take() brings us back
         packet_slot* slot = core_->pool().take(class_);
         if (slot == nullptr) {
-            ++statistics_.buffers_exhausted;
+            starve();
             return core_->await_buffer(*this, class_);
         }
         const ssize_t result = read_now(*slot);
@@ -251,9 +288,9 @@ void inbox::read_ready() {
 // -----------------------------------------------------------------------------------------------------------
 
 void inbox::close() {
-    const int error = failure_ != 0 ? failure_ : ECANCELED;
     state_ = state::closed;
-    fail(error);
+    core_->disarm(*this);
+    end_waiters(failure_ != 0 ? failure_ : ECANCELED);
     while (has_packet()) core_->pool().give(queue_.pop_back()); // but what has arrived for a waiter is its own
 }
 
@@ -263,6 +300,7 @@ void inbox::cancel() noexcept {
 
 void inbox::empty_group() noexcept {
     if (!has_group_) return;
+    assert(request_ == 0); // else the kernel would still fill them
     has_group_ = false;
     core_->driver().remove_group(group_);
     while (!in_group_.empty()) core_->pool().give(in_group_.pop_front());

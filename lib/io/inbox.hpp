@@ -10,7 +10,8 @@
 // slow cannot take the others' buffers. Packets wait in the kernel's queue then.
 //
 // A multishot that has ended is armed again as soon as the group has a buffer: when one comes back, or at once if it
-// already has. Its last completion may carry a packet.
+// already has. Its last completion may carry a packet. One that ends with an error is armed again too, unless the error
+// is final; a second error in a row is waited out first, longer each time.
 #pragma once
 
 #include <cotun/io/packet.hpp>
@@ -18,6 +19,7 @@
 #include <cotun/io/read_mode.hpp>
 #include <cotun/io/read_operation.hpp>
 #include <cotun/io/statistics.hpp>
+#include <cotun/io/timer.hpp>
 #include <cotun/io/waiter.hpp>
 
 #include "io/packet_pool.hpp"
@@ -25,17 +27,22 @@
 #include "ring/driver.hpp"
 #include "ring/requests.hpp"
 
+#include <bit>
+#include <cassert>
 #include <vector>
 
 namespace cotun::detail {
 
-/// Packets in order, in a ring of memory that grows when it must and is then kept.
+/// Packets in order, in a ring of memory that never grows: it throws nothing once it is made.
 class slot_queue {
 public:
+    explicit slot_queue(unsigned capacity) : ring_(std::bit_ceil(capacity)) {}
+
     bool empty() const noexcept { return size_ == 0; }
     std::size_t size() const noexcept { return size_; }
-    void push_back(packet_slot* s) {
-        make_room();
+    /// There must be fewer than the capacity.
+    void push_back(packet_slot* s) noexcept {
+        assert(size_ < ring_.size());
         ring_[(first_ + size_++) & (ring_.size() - 1)] = s;
     }
     packet_slot* pop_back() noexcept { return ring_[(first_ + --size_) & (ring_.size() - 1)]; }
@@ -47,20 +54,12 @@ public:
     }
 
 private:
-    void make_room() {
-        if (size_ < ring_.size()) return;
-        std::vector<packet_slot*> larger(ring_.empty() ? 64 : 2 * ring_.size());
-        for (std::size_t i = 0; i < size_; ++i) larger[i] = ring_[(first_ + i) & (ring_.size() - 1)];
-        ring_.swap(larger);
-        first_ = 0;
-    }
-
     std::vector<packet_slot*> ring_;
     std::size_t first_ = 0;
     std::size_t size_ = 0;
 };
 
-class inbox : public ring::request_owner, public prepared {
+class inbox : public ring::request_owner, public prepared, timer {
 public:
     /// Packets that an inbox may hold, if its share allows: enough for a burst, few enough to stay in the cache.
     static constexpr unsigned usual_quota = 128;
@@ -92,14 +91,15 @@ public:
     /// Asks for the end of the request in flight.
     void cancel() noexcept;
     bool idle() const noexcept { return request_ == 0; }
-    /// Gives all buffers back. idle() must hold.
+    /// Gives the buffers back that the kernel may fill, and the share of the pool. Nothing may be in flight that fills
+    /// them.
     void release() noexcept;
 
     const read_statistics& statistics() const noexcept { return statistics_; }
     bool uses_multishot() const noexcept { return multishot_; }
 
     void on_completion(std::uint32_t cookie, const ring::completion& done) final;
-    void prepare() final;
+    void prepare() noexcept final;
 
 protected:
     inbox(packet_port& port, reactor_core& core, size_class c, read_mode mode, ring::feature needed,
@@ -120,10 +120,13 @@ private:
     enum class state : std::uint8_t { made, reading, withdrawing, ended, closed };
 
     std::size_t held() const noexcept { return in_group_.size() + queue_.size(); }
+    void on_time() override { core_->prepare_later(*this); }
     void deliver(packet_slot& slot);
     void promise();
     void make_group();
+    void start_again();
     void refill();
+    void starve();
     void arm_again();
     void multishot_ended(std::int32_t result);
     void fall_back_to_poll();
@@ -131,6 +134,7 @@ private:
     void read_ready();
     bool survives(int error);
     void fail(int error);
+    void end_waiters(int error);
     void leave_group(packet_slot& slot);
     void empty_group() noexcept;
 
@@ -143,7 +147,8 @@ private:
     state state_ = state::made;
     bool readable_ = false; // poll: there may be something to read
     bool has_group_ = false;
-    bool proven_ = false; // the multishot has worked
+    bool proven_ = false;  // the multishot has worked
+    bool starved_ = false; // no buffer since the last packet: counted once
     std::uint16_t group_ = 0;
     unsigned quota_;
     unsigned target_;     // the share, or the quota if that is less

@@ -5,7 +5,6 @@
 #include "io/packet_port.hpp"
 #include "io/reactor_core.hpp"
 
-#include <algorithm>
 #include <bit>
 #include <cassert>
 #include <cerrno>
@@ -56,7 +55,8 @@ void outbox::on_completion(std::uint32_t place, const ring::completion& done) {
     if (done.result < 0) {
         count(-done.result);
     } else if (static_cast<std::uint32_t>(done.result) != e.size) {
-        ++statistics_.other;
+        ++statistics_.other; // a part of it
+        if (first_failure_ == 0) first_failure_ = EIO;
     } else {
         ++statistics_.packets;
         statistics_.bytes += e.size;
@@ -83,7 +83,7 @@ void outbox::admit_waiters() {
 void outbox::wake_flushers() noexcept {
     while (!flushers_.empty()) {
         auto& w = static_cast<flush_waiter&>(flushers_.front());
-        if (done_ < std::min(w.until_, accepted_)) return; // what was dropped is not waited for
+        if (!written(w.until_)) return;
         core_->make_ready(w);
     }
 }

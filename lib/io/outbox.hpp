@@ -19,6 +19,7 @@
 #include "ring/driver.hpp"
 #include "ring/requests.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -42,7 +43,8 @@ public:
     int failure() const noexcept { return failure_; }
     [[noreturn]] void throw_failure(int error) const;
     std::uint64_t accepted() const noexcept { return accepted_; }
-    bool written(std::uint64_t until) const noexcept { return done_ >= until; }
+    /// What was dropped counts as written.
+    bool written(std::uint64_t until) const noexcept { return done_ >= std::min(until, accepted_); }
     int take_first_failure() noexcept { return std::exchange(first_failure_, 0); }
     packet_port& port() noexcept { return *port_; }
     const write_statistics& statistics() const noexcept { return statistics_; }

@@ -17,7 +17,7 @@ namespace {
 // may have to wait for its link.
 constexpr std::chrono::seconds drain_time{1};
 
-// co_await until the port's requests are over.
+// co_await until the port has come a step further.
 struct closing_wait : waiter {
     explicit closing_wait(waiter_list& list) noexcept : closers(&list) {}
     bool await_ready() const noexcept { return false; }
@@ -37,7 +37,7 @@ void packet_port::open() {
         core_->add_port(*this);
         in().start();
     } catch (...) {
-        core_->remove_reader(in());
+        in().release();
         core_->remove_port(*this);
         core_->driver().detach(file_);
         throw;
@@ -73,6 +73,10 @@ void packet_port::progress() {
     in().release();
     core_->driver().detach(file_);
     core_->remove_port(*this);
+    wake_closers();
+}
+
+void packet_port::wake_closers() noexcept {
     while (!closers_.empty()) core_->make_ready(closers_.pop_front());
 }
 
@@ -80,6 +84,19 @@ void packet_port::close_descriptor() noexcept {
     if (state_ != state::released) return;
     state_ = state::closed;
     ::close(std::exchange(descriptor_, -1));
+    wake_closers();
+}
+
+// close(2) on a device waits for the kernel's readers (RCU), tens of milliseconds at times: not on the reactor's
+// thread. Whoever asked for it may be gone when it ends; the port is not.
+void packet_port::close_elsewhere() {
+    state_ = state::closing;
+    const int descriptor = std::exchange(descriptor_, -1);
+    auto ended = [port = port_reference(this)] {
+        port->state_ = state::closed;
+        port->wake_closers();
+    };
+    closing_ = core_->run_blocking([descriptor] { ::close(descriptor); }, std::move(ended));
 }
 
 void packet_port::close_now() {
@@ -93,23 +110,17 @@ void packet_port::close_now() {
             core_->end_requests();
         }
     }
+    if (state_ == state::closing) core_->finish_blocking(closing_);
     close_descriptor();
 }
 
-// close(2) on a device waits for the kernel's readers (RCU), tens of milliseconds at times: not on the reactor's
-// thread.
 task<> packet_port::close(port_reference port) {
     port->begin_close();
-    while (port->state_ == state::draining || port->state_ == state::cancelling) {
+    while (port->state_ != state::closed) {
+        if (port->state_ == state::released) port->close_elsewhere();
         closing_wait wait(port->closers_);
         co_await wait;
     }
-    if (port->state_ != state::released) co_return;
-    port->state_ = state::closed;
-    const int descriptor = std::exchange(port->descriptor_, -1);
-    std::function<void()> work = [descriptor] { ::close(descriptor); };
-    blocking_operation closed(*port->core_, std::move(work));
-    co_await closed;
 }
 
 } // namespace cotun::detail

@@ -63,18 +63,21 @@ protected:
     void open();
 
 private:
-    enum class state : std::uint8_t { made, open, draining, cancelling, released, closed };
+    enum class state : std::uint8_t { made, open, draining, cancelling, released, closing, closed };
 
     void on_time() override;
     void begin_close();
     void begin_cancel();
+    void close_elsewhere();
     void close_descriptor() noexcept;
+    void wake_closers() noexcept;
 
     reactor_core* core_;
     int descriptor_;
     ring::file file_;
     state state_ = state::made;
-    waiter_list closers_;
+    waiter_list closers_; // until it is closed
+    std::uint64_t closing_ = 0; // the close(2) on a thread of its own
     unsigned references_ = 0;
 };
 

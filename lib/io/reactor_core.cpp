@@ -110,8 +110,7 @@ reactor_core::reactor_core(const reactor_options& options, std::unique_ptr<ring:
 reactor_core::~reactor_core() {
     while (!roots_.empty()) roots_.front().coroutine.destroy();
     while (!ports_.empty()) ports_.back()->close_now();
-    for (blocking_work& b : blocking_)
-        if (b.thread.joinable()) b.thread.join();
+    while (!blocking_.empty()) finish_blocking(blocking_.front().number);
     take_posted();
     while (to_call_ != nullptr) delete std::exchange(to_call_, to_call_->next);
     driver_.reset(); // before the pool: the kernel may write into its buffers until the ring is gone
@@ -134,13 +133,14 @@ void reactor_core::run(task<>* main) {
             if (main != nullptr && !main->ended) main->promise->coroutine.destroy();
             core.running_ = false;
             core.main_ = nullptr;
+            core.stop_.store(false);
         }
         reactor_core& core;
         main_outcome* main;
     };
     if (main != nullptr) start(std::move(*main), &outcome);
     const run_guard guard(*this, main != nullptr ? &outcome : nullptr);
-    while (!stop_.exchange(false)) {
+    while (!stop_.load()) {
         pass();
         if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
         if (run_is_over()) break;
@@ -184,6 +184,13 @@ void reactor_core::resume_ready() {
     waiter_list now;
     now.splice_back(ready_);
     while (!now.empty()) now.pop_front().coroutine.resume();
+}
+
+// Each port prepares its inbox and waits for room once: these lists never grow elsewhere.
+void reactor_core::add_port(packet_port& port) {
+    ports_.push_back(&port);
+    for (auto* list : {&to_prepare_, &preparing_}) list->reserve(ports_.size());
+    for (auto* list : {&awaiting_room_, &retrying_}) list->reserve(ports_.size());
 }
 
 void reactor_core::prepare_later(prepared& p) {
@@ -235,10 +242,17 @@ void reactor_core::await_room(outbox& o) {
         awaiting_room_.push_back(&o);
 }
 
+void reactor_core::remove_port(packet_port& port) noexcept {
+    std::erase(ports_, &port);
+    std::erase(awaiting_room_, &port.out());
+    std::replace(retrying_.begin(), retrying_.end(), &port.out(), static_cast<outbox*>(nullptr));
+}
+
 void reactor_core::retry_writers() {
-    std::vector<outbox*> now;
-    now.swap(awaiting_room_);
-    for (outbox* o : now) o->retry();
+    retrying_.swap(awaiting_room_);
+    for (std::size_t i = 0; i < retrying_.size(); ++i)
+        if (retrying_[i] != nullptr) retrying_[i]->retry();
+    retrying_.clear();
 }
 
 // --- other threads
@@ -283,24 +297,30 @@ void reactor_core::call_posted() {
     }
 }
 
-reactor_core::blocking_work& reactor_core::run_blocking(std::function<void()> work, waiter& w) {
-    const auto place = blocking_.emplace(blocking_.end());
-    place->whose = &w;
-    auto ended = [this, place] {
-        if (place->whose != nullptr) make_ready(*place->whose);
-        if (place->thread.joinable()) place->thread.join();
-        blocking_.erase(place);
-    };
+std::uint64_t reactor_core::run_blocking(std::function<void()> work, std::function<void()> ended) {
+    const std::uint64_t number = ++last_blocking_;
+    blocking_work& b = blocking_.emplace_back(blocking_work{number, std::move(ended), {}});
+    auto tell = [this, number] { finish_blocking(number); };
     try {
-        place->thread = std::thread([this, work, ended] {
+        b.thread = std::thread([this, work, tell] {
             work();
-            post(ended);
+            post(tell);
         });
     } catch (const std::system_error&) { // no thread to be had: then here, late rather than never
         work();
-        post(ended);
+        post(tell);
     }
-    return *place;
+    return number;
+}
+
+void reactor_core::finish_blocking(std::uint64_t number) {
+    const auto found =
+        std::find_if(blocking_.begin(), blocking_.end(), [number](const auto& b) { return b.number == number; });
+    if (found == blocking_.end()) return;
+    blocking_work done = std::move(*found);
+    blocking_.erase(found);
+    if (done.thread.joinable()) done.thread.join();
+    done.ended();
 }
 
 // --- buffers
@@ -340,7 +360,6 @@ void reactor_core::set_shares(size_class c) {
 }
 
 void reactor_core::await_buffer(inbox& reader, size_class c) {
-    ++counters.buffers_exhausted;
     std::vector<inbox*>& waiting = readers_[c].awaiting_buffer;
     if (std::find(waiting.begin(), waiting.end(), &reader) == waiting.end()) waiting.push_back(&reader);
     pool_->want(c);

@@ -22,7 +22,6 @@
 #include <atomic>
 #include <exception>
 #include <functional>
-#include <list>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -36,7 +35,7 @@ class packet_port;
 /// Something that has work to do before the next kernel entry.
 class prepared {
 public:
-    virtual void prepare() = 0;
+    virtual void prepare() noexcept = 0;
 
 protected:
     ~prepared() = default;
@@ -77,15 +76,14 @@ public:
     void await_buffer(inbox& reader, size_class c);
     void await_buffer(allocate_operation& operation, size_class c) noexcept;
 
-    void add_port(packet_port& port) { ports_.push_back(&port); }
-    void remove_port(packet_port& port) noexcept { std::erase(ports_, &port); }
+    void add_port(packet_port& port);
+    void remove_port(packet_port& port) noexcept;
 
-    /// Calls `work` on a thread of its own, then makes *w ready, if `w` has not been withdrawn.
-    struct blocking_work {
-        std::thread thread;
-        waiter* whose = nullptr;
-    };
-    blocking_work& run_blocking(std::function<void()> work, waiter& w);
+    /// Calls `work`, which must not throw, on a thread of its own, and then `ended` on the reactor's, in a later pass.
+    /// Returns the work's number, from 1 on.
+    std::uint64_t run_blocking(std::function<void()> work, std::function<void()> ended);
+    /// Waits for that work here, and calls `ended` before it returns; does nothing if that has been.
+    void finish_blocking(std::uint64_t number);
 
     // --- for reactor ----------------------------------------------------------------------------------------------
 
@@ -110,6 +108,11 @@ private:
     struct root_promise;
     struct main_outcome;
     struct posted;
+    struct blocking_work {
+        std::uint64_t number;
+        std::function<void()> ended;
+        std::thread thread;
+    };
 
     static root run_root(reactor_core& core, task<> body, main_outcome* outcome);
     void start(task<> body, main_outcome* outcome);
@@ -137,6 +140,7 @@ private:
     std::vector<prepared*> to_prepare_;
     std::vector<prepared*> preparing_;
     std::vector<outbox*> awaiting_room_;
+    std::vector<outbox*> retrying_;
     std::vector<packet_port*> ports_;
     struct readers_of_class {
         std::vector<inbox*> all;
@@ -145,34 +149,14 @@ private:
     };
     std::array<readers_of_class, size_classes> readers_;
     std::array<ring::completion, 256> completions_;
-    std::list<blocking_work> blocking_;
+    std::vector<blocking_work> blocking_;
+    std::uint64_t last_blocking_ = 0;
     std::exception_ptr failure_; // of a spawned task
     bool running_ = false;
     const main_outcome* main_ = nullptr; // of the current run(), if it has one
     std::atomic<bool> stop_{false};
     std::atomic<posted*> posted_{nullptr}; // pushed by any thread, last first
     posted* to_call_ = nullptr;            // the reactor's own, first first
-};
-
-/// co_await run_blocking(core, work): `work` runs on a thread of its own. Destroying the wait leaves the work running;
-/// the reactor's destructor waits for it.
-class [[nodiscard]] blocking_operation : waiter {
-public:
-    blocking_operation(reactor_core& core, std::function<void()> work) : core_(&core), call_(std::move(work)) {}
-    ~blocking_operation() {
-        if (work_ != nullptr) work_->whose = nullptr;
-    }
-    bool await_ready() const noexcept { return false; }
-    void await_suspend(std::coroutine_handle<> who) {
-        coroutine = who;
-        work_ = &core_->run_blocking(std::move(call_), *this);
-    }
-    void await_resume() noexcept { work_ = nullptr; }
-
-private:
-    reactor_core* core_;
-    std::function<void()> call_;
-    reactor_core::blocking_work* work_ = nullptr;
 };
 
 } // namespace cotun::detail

@@ -63,7 +63,7 @@ struct driver_statistics {
     std::uint64_t enters = 0;      // kernel entries
     std::uint64_t submissions = 0; // requests handed to the kernel
     std::uint64_t completions = 0; // completions reaped
-    std::uint64_t overflows = 0;   // completions that the kernel had to keep in its backlog
+    std::uint64_t overflows = 0;   // enters that found completions in the kernel's backlog, the queue being full
     std::uint64_t busy = 0;        // enters that answered EBUSY, EAGAIN or ENOMEM and were tried again
     std::uint64_t wakes = 0;       // wake-ups from other threads
 };
@@ -115,6 +115,8 @@ public:
     virtual ssize_t receive_now(file, msghdr&) noexcept = 0;
     /// Bytes that sit in the socket's send queue (SIOCOUTQ), or a negative errno.
     virtual ssize_t unsent_bytes(file) noexcept = 0;
+    /// The error that waits on the socket (SO_ERROR), which is thereby over; 0: none.
+    virtual int take_error(file) noexcept = 0;
 
     /// Hands over what was queued and fills `out` with completions. Waits until there is one, a wake(), or `deadline`
     /// (none: for ever), unless `wait` is false. Returns how many were filled. Throws std::system_error when the ring

@@ -7,6 +7,8 @@
 #include <cerrno>
 #include <cstring>
 #include <stdexcept>
+#include <system_error>
+#include <utility>
 
 namespace cotun::ring {
 
@@ -75,6 +77,7 @@ bool scripted::end(int descriptor, int error) {
 }
 
 std::uint16_t scripted::add_group(unsigned entries) {
+    if (refuse_groups != 0) throw std::system_error(refuse_groups, std::system_category(), "scripted: no group");
     const std::uint16_t id = next_group_++;
     groups_[id];
     group_sizes_[id] = entries;
@@ -171,6 +174,11 @@ ssize_t scripted::unsent_bytes(file f) noexcept {
     return bytes == unsent.end() ? 0 : bytes->second;
 }
 
+int scripted::take_error(file f) noexcept {
+    const auto error = pending_error.find(f.descriptor);
+    return error == pending_error.end() ? 0 : std::exchange(error->second, 0);
+}
+
 void scripted::submit() {
     if (in_flight.size() + queued_.size() > requests_)
         throw std::logic_error("scripted: more requests than capacity()");
@@ -192,7 +200,8 @@ void scripted::submit() {
 std::size_t scripted::enter(bool wait, std::optional<clock::time_point> deadline, std::span<completion> out) {
     ++statistics_.enters;
     submit();
-    if (wait && completed_.empty() && !woken_.load()) {
+    const bool due = deadline && *deadline <= now_;
+    if (wait && completed_.empty() && !woken_.load() && !due) {
         if (idle) idle(*this);
         if (completed_.empty() && !woken_.load()) {
             if (!deadline) throw std::logic_error("scripted: the reactor would wait for ever");

@@ -54,7 +54,9 @@ public:
     };
     std::map<int, std::deque<immediate>> immediates;
     std::map<int, ssize_t> unsent;
+    std::map<int, int> pending_error;
     std::array<bool, 2> supported{true, true};
+    int refuse_groups = 0; // an errno: add_group() throws it
 
     request* find(kind what, int descriptor);
     request* find(token name);
@@ -91,6 +93,7 @@ public:
     ssize_t read_now(file, std::span<std::byte>) noexcept override;
     ssize_t receive_now(file, msghdr&) noexcept override;
     ssize_t unsent_bytes(file) noexcept override;
+    int take_error(file) noexcept override;
     std::size_t enter(bool wait, std::optional<clock::time_point> deadline, std::span<completion>) override;
     void wake() noexcept override { woken_.store(true); }
     clock::time_point now() noexcept override { return now_; }

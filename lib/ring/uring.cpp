@@ -89,6 +89,7 @@ public:
     ssize_t read_now(file, std::span<std::byte>) noexcept override;
     ssize_t receive_now(file, msghdr&) noexcept override;
     ssize_t unsent_bytes(file) noexcept override;
+    int take_error(file) noexcept override;
 
     std::size_t enter(bool wait, std::optional<clock::time_point> deadline, std::span<completion>) override;
     void wake() noexcept override;
@@ -361,6 +362,12 @@ ssize_t uring::unsent_bytes(file f) noexcept {
     return ioctl(f.descriptor, SIOCOUTQ, &bytes) < 0 ? -errno : bytes;
 }
 
+int uring::take_error(file f) noexcept {
+    int error = 0;
+    socklen_t size = sizeof error;
+    return getsockopt(f.descriptor, SOL_SOCKET, SO_ERROR, &error, &size) < 0 ? errno : error;
+}
+
 // One read of the eventfd is always in flight. It blocks nobody: the descriptor can be polled.
 void uring::arm_wake() noexcept {
     io_uring_sqe& entry = prepare(IORING_OP_READ, file{wake_fd_, -1}, wake_token);
@@ -413,6 +420,7 @@ std::size_t uring::enter(bool wait, std::optional<clock::time_point> deadline, s
     const bool ready = io_uring_cq_ready(&ring_) != 0;
     const unsigned flags = __atomic_load_n(ring_.sq.kflags, __ATOMIC_RELAXED);
     const bool work = (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+    if ((flags & IORING_SQ_CQ_OVERFLOW) != 0) ++statistics_.overflows;
     if (io_uring_sq_ready(&ring_) != 0 || work || (wait && !ready)) {
         ++statistics_.enters;
         after_enter(enter_kernel(wait && !ready, deadline));
@@ -451,11 +459,7 @@ bool uring::take(const io_uring_cqe& entry, completion& out) noexcept {
     return true;
 }
 
-driver_statistics uring::statistics() const noexcept {
-    driver_statistics s = statistics_;
-    s.overflows = __atomic_load_n(ring_.cq.koverflow, __ATOMIC_RELAXED);
-    return s;
-}
+driver_statistics uring::statistics() const noexcept { return statistics_; }
 
 } // namespace
 

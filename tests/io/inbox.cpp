@@ -7,9 +7,11 @@
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 
+#include <chrono>
 #include <deque>
 #include <numeric>
 #include <optional>
+#include <poll.h>
 
 using namespace cotun;
 using namespace cotun::test;
@@ -367,11 +369,73 @@ TEST_CASE("inbox: a run of errors without a packet between them is the end, and 
             readable(r, p);
         }
         r.settle();
+        if (errors > 0 && options.multishot) CHECK(r.reading(p) == nullptr); // the second is waited out
+        r.kernel.advance(std::chrono::milliseconds(100));
+        r.settle();
     }
     CHECK(end.ended);
     CHECK(end.error == EIO);
     CHECK(errors > 10);
     CHECK(errors < 1000);
+}
+
+TEST_CASE("inbox: a device that closes while it waits out an error leaves no timer behind") {
+    rig r;
+    outcome end;
+    std::vector<unsigned> got;
+    {
+        port p(r.io);
+        r.io.spawn(read_all(p, got, end));
+        r.settle();
+        for (int i = 0; i < 2; ++i) {
+            REQUIRE(r.kernel.end(p.descriptor, ENOMEM));
+            r.settle();
+        }
+        CHECK(r.reading(p) == nullptr);
+    }
+    r.kernel.advance(std::chrono::seconds(1));
+    r.settle();
+    CHECK(end.error == ECANCELED);
+    CHECK(r.io.statistics().requests_in_flight == 0);
+}
+
+TEST_CASE("inbox: the buffers of a device that has ended are the others'") {
+    rig r(with_buffers(9));
+    port ended(r.io);
+    port goes_on(r.io);
+    r.settle();
+    CHECK(r.free() == 3); // a third each, and a third for packets on their way
+    REQUIRE(r.kernel.end(ended.descriptor, EBADFD));
+    r.settle();
+    REQUIRE(r.arrive(goes_on, 0));
+    r.settle();
+    CHECK(r.kernel.buffers_in(r.reading(goes_on)->group) == 3); // now its share is four, with the one in its queue
+}
+
+TEST_CASE("inbox: a group that is refused for want of memory makes place for poll") {
+    rig_options options = with_buffers(64);
+    rig r(options);
+    const read_mode mode = GENERATE(read_mode::automatic, read_mode::multishot);
+    port p(r.io, mode);
+    r.settle();
+    REQUIRE(p.uses_multishot());
+    r.kernel.refuse_groups = ENOMEM;
+    std::optional<port> other; // its share makes the first start again with less
+    if (mode == read_mode::multishot) {
+        CHECK_THROWS_AS(other.emplace(r.io, mode), std::system_error);
+        return;
+    }
+    other.emplace(r.io, mode);
+    r.settle();
+    CHECK_FALSE(p.uses_multishot());
+    CHECK_FALSE(other->uses_multishot());
+    r.kernel.immediates[p.descriptor].push_back({0, numbered(7), {}});
+    r.kernel.complete(r.polling(p)->name, POLLIN, true);
+    std::vector<unsigned> got;
+    outcome end;
+    r.io.spawn(read_one(p, got, end));
+    r.settle();
+    CHECK(got == std::vector<unsigned>{7});
 }
 
 TEST_CASE("inbox: EBADFD ends all waiters and later ones; what had come is read first") {

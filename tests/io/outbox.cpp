@@ -7,7 +7,6 @@
 #include <catch2/generators/catch_generators.hpp>
 
 #include <algorithm>
-#include <chrono>
 #include <deque>
 #include <numeric>
 #include <optional>
@@ -21,30 +20,6 @@ std::vector<unsigned> from_to(unsigned first, unsigned end) {
     std::vector<unsigned> all(end - first);
     std::iota(all.begin(), all.end(), first);
     return all;
-}
-
-// Writes n packets, then counts itself done.
-task<> write_many(rig& r, port& to, unsigned first, unsigned count, outcome& end) {
-    try {
-        for (unsigned i = 0; i < count; ++i) {
-            packet p = co_await r.io.allocate(sizeof i);
-            const unsigned n = first + i;
-            std::memcpy(p.bytes().data(), &n, sizeof n);
-            co_await to.write_packet(std::move(p));
-        }
-    } catch (const std::system_error& e) {
-        end.failed(e);
-    }
-    end.ended = true;
-}
-
-// Virtual time passes meanwhile, and a little real time: close(2) is called on a thread of its own.
-task<> until(rig& r, const bool& done) {
-    for (int i = 0; i < 100'000; ++i) {
-        if (done) break;
-        co_await r.io.sleep_for(std::chrono::milliseconds(1));
-        ::usleep(100);
-    }
 }
 
 } // namespace
@@ -369,112 +344,4 @@ TEST_CASE("outbox: with few requests, writers share them without exceeding them,
     CHECK(at_b == from_to(0, 500));
     CHECK(r.io.statistics().requests_exhausted > 0);
     CHECK((end_a.ended && end_b.ended));
-}
-
-TEST_CASE("close: what was accepted is written, what comes later is refused, the descriptor is closed") {
-    rig r;
-    r.kernel.writes_complete = false;
-    port p(r.io, read_mode::automatic, 4);
-    std::vector<unsigned> got;
-    outcome reader;
-    std::deque<outcome> writers(6);
-    outcome closer;
-    outcome second_closer;
-    r.io.spawn(read_one(p, got, reader));
-    for (unsigned i = 0; i < 6; ++i) r.io.spawn(write_one(p, r.make(i), writers[i]));
-    r.settle();
-    r.io.spawn(close(p, closer));
-    r.settle();
-    CHECK_FALSE(closer.ended);
-    CHECK(reader.error == ECANCELED);
-    CHECK(writers[4].error == ECANCELED);
-    CHECK(writers[5].error == ECANCELED);
-    outcome late;
-    r.io.spawn(write_one(p, r.make(9), late));
-    r.io.spawn(read_one(p, got, late));
-    r.io.spawn(close(p, second_closer));
-    r.settle();
-    CHECK(late.error == ECANCELED);
-    for (unsigned i = 0; i < 4; ++i) r.written(p, i);
-    r.io.run(until(r, closer.ended));
-    r.io.run(until(r, second_closer.ended));
-    CHECK(closer.ended);
-    CHECK(second_closer.ended);
-    CHECK(p.writes().packets == 4);
-    CHECK(p.writes().dropped == 0);
-    CHECK(::write(p.descriptor, "", 0) < 0);
-    CHECK(errno == EBADF);
-    outcome third;
-    r.io.spawn(close(p, third));
-    r.settle();
-    CHECK(third.ended);
-    CHECK(r.free() == 1024);
-    CHECK(r.kernel.in_flight.empty());
-}
-
-TEST_CASE("close: a kernel that does not write is given a second, then what is left is dropped") {
-    rig r;
-    r.kernel.writes_complete = false;
-    std::optional<port> p(std::in_place, r.io, read_mode::automatic, 4);
-    outcome flusher;
-    outcome writer;
-    r.io.spawn(write_many(r, *p, 0, 4, writer));
-    r.settle();
-    r.io.spawn(flush(*p, flusher));
-    r.settle();
-    const auto before = r.kernel.now();
-    SECTION("destroyed") { p.reset(); }
-    SECTION("closed") {
-        outcome closer;
-        r.io.spawn(close(*p, closer));
-        r.io.run(until(r, closer.ended));
-        REQUIRE(closer.ended);
-        CHECK(p->writes().dropped == 4);
-        p.reset();
-    }
-    CHECK(r.kernel.now() - before >= std::chrono::seconds(1));
-    r.settle();
-    CHECK(flusher.ended);
-    CHECK(r.free() == 1024);
-    CHECK(r.kernel.in_flight.empty());
-}
-
-TEST_CASE("close: a port with writers and readers that wait may be destroyed, and the reactor before it") {
-    const bool reactor_first = GENERATE(true, false);
-    std::vector<unsigned> got;
-    std::deque<outcome> ends(12);
-    auto r = std::make_unique<rig>();
-    auto p = std::make_unique<port>(r->io, read_mode::automatic, 4);
-    r->kernel.writes_complete = false;
-    for (unsigned i = 0; i < 8; ++i) r->io.spawn(write_one(*p, r->make(i), ends[i]));
-    r->settle();
-    for (unsigned i = 8; i < 11; ++i) r->io.spawn(read_one(*p, got, ends[i]));
-    r->io.spawn(flush(*p, ends[11]));
-    r->settle();
-    if (reactor_first) {
-        r.reset();
-        p.reset();
-    } else {
-        p.reset();
-        r.reset();
-    }
-}
-
-TEST_CASE("close: a task that closes may be destroyed half-way; the handle finishes it") {
-    rig r;
-    r.kernel.writes_complete = false;
-    std::optional<port> p(std::in_place, r.io);
-    outcome writer;
-    outcome closer;
-    r.io.spawn(write_many(r, *p, 0, 2, writer));
-    r.settle();
-    {
-        const held_task t = hold(close(*p, closer));
-        r.settle();
-        CHECK_FALSE(closer.ended);
-    }
-    const int descriptor = p->descriptor;
-    p.reset();
-    CHECK(::write(descriptor, "", 0) < 0);
-    CHECK(r.free() == 1024);
 }

@@ -172,6 +172,14 @@ TEST_CASE("reactor: stop before run and during run") {
     io->run(stops(*io, destroyed));
     CHECK(destroyed == 3);
     CHECK(io->run(answer(*io)) == 42); // one stop ends one run
+
+    static constexpr auto stops_at_its_end = [](reactor& r) -> task<int> {
+        co_await r.yield();
+        r.stop();
+        co_return 7;
+    };
+    CHECK(io->run(stops_at_its_end(*io)) == 7); // what has arrived wins, and the stop is spent
+    CHECK(io->run(answer(*io)) == 42);
 }
 
 TEST_CASE("reactor: stop from another thread wakes it") {

@@ -56,6 +56,7 @@ public:
         case 13:
             if (pick(40) == 0) reopen(s);
             break;
+        case 14: rig_.kernel.advance(std::chrono::milliseconds(pick(30))); [[fallthrough]];
         default: rig_.settle();
         }
     }
@@ -64,8 +65,10 @@ public:
     void finish() {
         for (side& s : sides_)
             if (s.gone) reopen(s); // its readers, and those that wrote to it, had ended: packets wait for them
-        do rig_.settle();
-        while (write_some());
+        do {
+            rig_.kernel.advance(std::chrono::seconds(1));
+            rig_.settle();
+        } while (write_some());
         for (side& s : sides_) {
             const unsigned before = s.reads;
             REQUIRE(rig_.reading(*s.at) != nullptr);

@@ -253,6 +253,21 @@ inline task<> write_one(port& to, packet p, outcome& end) {
     end.ended = true;
 }
 
+/// Writes packets numbered from `first` on.
+inline task<> write_many(rig& r, port& to, unsigned first, unsigned count, outcome& end) {
+    try {
+        for (unsigned i = 0; i < count; ++i) {
+            packet p = co_await r.io.allocate(sizeof i);
+            const unsigned n = first + i;
+            std::memcpy(p.bytes().data(), &n, sizeof n);
+            co_await to.write_packet(std::move(p));
+        }
+    } catch (const std::system_error& e) {
+        end.failed(e);
+    }
+    end.ended = true;
+}
+
 inline task<> flush(port& of, outcome& end) {
     try {
         co_await of.flush();

@@ -15,7 +15,7 @@ struct reactor_statistics {
     std::uint64_t submissions = 0;        // requests handed to the kernel
     std::uint64_t completions = 0;        // completions reaped
     std::uint64_t strays = 0;             // completions that belonged to no request: 0, or a defect
-    std::uint64_t overflows = 0;          // completions that did not fit the queue: 0, or a defect
+    std::uint64_t overflows = 0;          // kernel entries at which completions did not fit the queue: 0, or a defect
     std::uint64_t busy = 0;               // kernel entries that were refused for the moment and tried again
     std::uint64_t wakes = 0;              // wake-ups from other threads
     std::uint64_t rearms = 0;             // multishots started again
