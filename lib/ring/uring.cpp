@@ -2,6 +2,7 @@
 #include "ring/uring.hpp"
 
 #include "ring/kernel.hpp"
+#include "ring/removal.hpp"
 
 #include <algorithm>
 #include <array>
@@ -137,7 +138,7 @@ uring::uring(const uring_options& options) {
     rlimit files{};
     getrlimit(RLIMIT_NOFILE, &files);
     const auto table = static_cast<unsigned>(std::min<rlim_t>(file_table, files.rlim_cur));
-    if (options.registered_files && io_uring_register_files_sparse(&ring_, table) == 0)
+    if (options.registered_files && removal_is_immediate() && io_uring_register_files_sparse(&ring_, table) == 0)
         for (unsigned i = table; i-- > 0;) free_files_.push_back(static_cast<int>(i));
 }
 

@@ -23,7 +23,7 @@ struct uring_options {
     unsigned requests = 1024; // the most in flight
     unsigned buffers = 2048;  // the most in groups
     task_mode mode = task_mode::automatic;
-    bool registered_files = true;
+    bool registered_files = true; // where they are let go at once when they are removed
 };
 
 /// Throws std::system_error that says why the kernel refuses io_uring and what to do about it. Under a tight
