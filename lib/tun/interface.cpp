@@ -36,11 +36,11 @@ public:
 
 private:
     [[noreturn]] void refuse(int error, std::string_view why) const {
-        fail(error, fmt::format("{}(\"{}\"): {}", call_, options_.name, why));
+        fail(error, fmt::format("{}(\"{}\"): {}", call_, options_.name.view(), why));
     }
 
     void check_name() const {
-        const std::string& name = options_.name;
+        const std::string_view name = options_.name;
         if (name.size() >= IFNAMSIZ)
             refuse(ENAMETOOLONG, fmt::format("the name has {} bytes; 15 are the most", name.size()));
         if (name == "." || name == "..") refuse(EINVAL, "not a name that an interface can have");
@@ -48,8 +48,8 @@ private:
             if (c == '/' || c == ':' || std::isspace(static_cast<unsigned char>(c)) || c == '\0')
                 refuse(EINVAL, "a name has no '/', ':' and blanks");
         const std::size_t percent = name.find('%');
-        if (percent != std::string::npos &&
-            (name.compare(percent, 2, "%d") != 0 || name.find('%', percent + 1) != std::string::npos))
+        if (percent != std::string_view::npos &&
+            (name.compare(percent, 2, "%d") != 0 || name.find('%', percent + 1) != std::string_view::npos))
             refuse(EINVAL, "the only pattern is one \"%d\", for which the kernel puts a number");
     }
 
@@ -62,8 +62,8 @@ private:
     }
 
     void open_clone_device(open_interface& made) const {
-        const std::string& path = options_.clone_device;
-        made.descriptor = ::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC);
+        const std::string_view path = options_.clone_device;
+        made.descriptor = ::open(options_.clone_device.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC);
         if (made.descriptor >= 0) return;
         const int error = errno;
         switch (error) {
@@ -85,7 +85,7 @@ private:
 
     void create(open_interface& made) const {
         ifreq request{};
-        std::memcpy(request.ifr_name, options_.name.data(), options_.name.size());
+        std::memcpy(request.ifr_name, options_.name.c_str(), options_.name.view().size());
         // Exclusive: an interface that is there already is never taken over.
         request.ifr_flags = static_cast<short>((tap_ ? IFF_TAP : IFF_TUN) | IFF_NO_PI | IFF_TUN_EXCL);
         if (ioctl(made.descriptor, TUNSETIFF, &request) == 0) {
@@ -103,7 +103,7 @@ private:
         case ENFILE: refuse(error, "no number is left for the pattern");
         default:
             refuse(error,
-                   fmt::format("{} refused TUNSETIFF: is it the TUN driver's clone device?", options_.clone_device));
+                   fmt::format("{} refused TUNSETIFF: is it the TUN driver's clone device?", options_.clone_device.view()));
         }
     }
 
@@ -126,8 +126,8 @@ private:
     const char* call_;
 };
 
-void enter_namespace(const std::string& netns, const char* call) {
-    const std::string path = netns.find('/') == std::string::npos ? "/run/netns/" + netns : netns;
+void enter_namespace(std::string_view netns, const char* call) {
+    const std::string path((netns.find('/') == std::string_view::npos ? "/run/netns/" : "") + std::string(netns));
     const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (descriptor < 0)
         fail(errno, fmt::format("{}: network namespace {}: make it with `ip netns add {}`, or give the path of one",

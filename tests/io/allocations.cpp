@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "../support/allocations.hpp"
 #include "../support/sanitizers.hpp"
+#include "../support/scale.hpp"
 
 #include "cotun/io/reactor.hpp"
 #include "cotun/net/udp.hpp"
@@ -50,7 +51,7 @@ TEST_CASE("reading and writing packets allocates nothing, once warm") {
     options.read = GENERATE(read_mode::automatic, read_mode::poll);
     udp_socket s = open_udp(io, options);
     CHECK(io.run(echo(s, io, 100)) == 100 * burst);
-    constexpr unsigned rounds = test::sanitized ? 300 : 3200; // 100,000 packets
+    const auto rounds = static_cast<unsigned>(test::scaled(test::sanitized ? 300 : 3200)); // 100,000 packets
     const std::size_t before = test::allocations.load();
     const unsigned received = io.run(echo(s, io, rounds));
     const std::size_t allocated = test::allocations.load() - before;

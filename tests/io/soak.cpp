@@ -4,6 +4,7 @@
 // errors, completions of writes in any order, readers that come and go, ports that close and open. The seed is printed;
 // COTUN_SEED replays one.
 #include "../support/sanitizers.hpp"
+#include "../support/scale.hpp"
 #include "../support/scripted_port.hpp"
 
 #include <catch2/catch_message.hpp>
@@ -181,7 +182,7 @@ private:
 TEST_CASE("soak: no packet is lost, doubled or out of order, and nothing stalls") {
     const char* given = std::getenv("COTUN_SEED");
     const std::uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 0) : std::random_device()();
-    const unsigned rounds = given != nullptr ? 1 : 20;
+    const auto rounds = static_cast<unsigned>(given != nullptr ? 1 : scaled(20));
     const unsigned steps = sanitized ? 5'000 : 50'000;
     unsigned total = 0;
     for (unsigned i = 0; i < rounds; ++i) {

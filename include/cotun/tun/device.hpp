@@ -23,6 +23,7 @@
 #pragma once
 
 #include <cotun/coro/task.hpp>
+#include <cotun/io/option_values.hpp>
 #include <cotun/io/packet.hpp>
 #include <cotun/io/packet_batch.hpp>
 #include <cotun/io/reactor.hpp>
@@ -33,7 +34,7 @@
 #include <cotun/wire/address.hpp>
 
 #include <string>
-#include <vector>
+#include <type_traits>
 
 namespace cotun {
 
@@ -44,9 +45,9 @@ class device_port;
 struct device_options {
     /// 1 to 15 bytes without '/' and blanks, not in use; may hold one "%d", for which the kernel puts the first free
     /// number. Empty: the kernel's choice (tun0, tap0, ...).
-    std::string name{};
-    /// IPv4 and IPv6, each with its prefix length.
-    std::vector<wire::ip_prefix> addresses{};
+    option_text name{};
+    /// IPv4 and IPv6, each with its prefix length; up to 16.
+    option_list<wire::ip_prefix, 16> addresses{};
     /// Bytes of the largest packet (68 to 65535; from 1280 on for IPv6), without the Ethernet header. 0: the kernel's
     /// default, 1500. If it is raised from outside later, larger packets are counted as truncated and dropped.
     unsigned mtu = 0;
@@ -54,12 +55,13 @@ struct device_options {
     bool up = true;
     /// The network namespace to open it in: a name as in `ip netns`, or a path. Empty: the calling thread's. The
     /// reactor stays where it is.
-    std::string netns{};
+    option_text netns{};
     /// Forces one way of reading; for trying, and for kernels whose multishot read misbehaves.
     read_mode read = read_mode::automatic;
     /// The clone device.
-    std::string clone_device = "/dev/net/tun";
+    option_text clone_device = "/dev/net/tun";
 };
+static_assert(std::is_trivially_destructible_v<device_options>); // see option_values.hpp
 
 class device {
 public:
