@@ -93,15 +93,17 @@ void reactor_core::spawn(task<> body) {
 
 namespace {
 
-void check_requests(const reactor_options& options) {
+void check_options(const reactor_options& options) {
     if (options.requests < 32 || options.requests > 16384)
         fail(EINVAL, fmt::format("reactor: option requests is {}; it must be 32 to 16384", options.requests));
+    if (options.coalesce.count() < 0 || options.coalesce.count() > 1000)
+        fail(EINVAL, fmt::format("reactor: option coalesce is {} us; it must be 0 to 1000", options.coalesce.count()));
 }
 
 } // namespace
 
 reactor_core::reactor_core(const reactor_options& options, std::unique_ptr<ring::driver> driver)
-    : driver_((check_requests(options), std::move(driver))),
+    : driver_((check_options(options), std::move(driver))),
       requests_(driver_->capacity()),
       pool_(new packet_pool(options.pool)) {
     pool_->listen(*this);

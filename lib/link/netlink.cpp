@@ -436,7 +436,7 @@ void netlink_socket::add_address(unsigned index, const wire::ip_prefix& prefix) 
     const char* remedy = "";
     if (result.error == EEXIST) remedy = "it has this address already; leave it out, or delete it first";
     if (result.error == EADDRNOTAVAIL || result.error == EINVAL)
-        remedy = "it must be the address of one host, like 10.9.0.1/24 or fd00::1/64";
+        remedy = "it must be the address of one host, like 10.9.0.1/24 or fd00::1/64, and not multicast";
     if (prefix.is_v6() && (result.error == EACCES || result.error == EOPNOTSUPP || result.error == EAFNOSUPPORT))
         remedy = "IPv6 is switched off here: see the sysctl net.ipv6.conf.*.disable_ipv6 and the kernel's command line";
     if (prefix.is_v6() && (result.error == ENOBUFS || result.error == EINVAL))

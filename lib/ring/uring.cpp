@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ring/uring.hpp"
 
+#include "ring/entry.hpp"
 #include "ring/kernel.hpp"
 #include "ring/removal.hpp"
 
@@ -21,6 +22,7 @@
 #include <sys/syscall.h>
 #include <system_error>
 #include <unistd.h>
+#include <utility>
 #include <vector>
 
 namespace cotun::ring {
@@ -32,6 +34,8 @@ constexpr unsigned smallest_ring = 32;         // below this many requests, memo
 constexpr unsigned own_requests = 2;           // the read of the eventfd, and one to spare
 constexpr unsigned file_table = 256;
 constexpr std::chrono::hours longest_wait{24};
+constexpr unsigned busy_pass = 8;   // packets since the last wait that make the next one gather more
+constexpr unsigned gathered = 4096; // completions: more than come in that time
 
 [[noreturn]] void fail(int error, const std::string& what) {
     throw std::system_error(error, std::generic_category(), what);
@@ -123,11 +127,14 @@ private:
     std::vector<buffer_group> groups_;
     std::vector<int> free_files_;
     unsigned fruitless_enters_ = 0;
+    std::chrono::microseconds coalesce_{0};
+    unsigned arrived_ = 0; // packets since the last wait
     driver_statistics statistics_;
 };
 
 uring::uring(const uring_options& options) {
     set_up(options);
+    if (coalesces(ring_)) coalesce_ = options.coalesce;
     wake_fd_ = eventfd(0, EFD_CLOEXEC);
     if (wake_fd_ < 0) {
         const int error = errno;
@@ -382,17 +389,22 @@ void uring::wake() noexcept {
     [[maybe_unused]] const ssize_t written = ::write(wake_fd_, &one, sizeof one);
 }
 
+// While many packets come, a wait gathers them for a moment, as a network card does before it interrupts. What the
+// same entry submits may complete at once, and is found when it returns.
 int uring::enter_kernel(bool wait, std::optional<clock::time_point> deadline) {
-    if (!wait) return io_uring_submit_and_get_events(&ring_);
-    io_uring_cqe* first = nullptr;
-    if (!deadline) return io_uring_submit_and_wait_timeout(&ring_, &first, 1, nullptr, nullptr);
-    // A day at a time: the kernel adds its own clock to it, and may not overflow.
-    const auto left = std::clamp<clock::duration>(*deadline - clock::now(), clock::duration::zero(), longest_wait);
-    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(left);
-    __kernel_timespec timeout{};
-    timeout.tv_sec = seconds.count();
-    timeout.tv_nsec = std::chrono::nanoseconds(left - seconds).count();
-    return io_uring_submit_and_wait_timeout(&ring_, &first, 1, &timeout, nullptr);
+    if (!wait) return enter_ring(ring_, {});
+    entry_wait limits{.completions = 1};
+    const bool busy = std::exchange(arrived_, 0U) >= busy_pass;
+    if (busy && coalesce_ > clock::duration::zero()) {
+        limits.completions = gathered;
+        limits.at_least = coalesce_;
+    }
+    if (deadline) { // a day at a time: the kernel adds its own clock to it, and may not overflow
+        const auto left = std::clamp<clock::duration>(*deadline - clock::now(), clock::duration::zero(), longest_wait);
+        limits.at_most = left;
+        limits.at_least = std::min(limits.at_least, std::chrono::floor<std::chrono::microseconds>(left));
+    }
+    return enter_ring(ring_, limits);
 }
 
 // EBUSY, EAGAIN and ENOMEM are the kernel's back-pressure: reap and come again, but do not spin on it.
@@ -455,6 +467,7 @@ bool uring::take(const io_uring_cqe& entry, completion& out) noexcept {
     out.request = entry.user_data;
     out.result = entry.res;
     out.has_buffer = (entry.flags & IORING_CQE_F_BUFFER) != 0;
+    if (out.has_buffer) ++arrived_;
     out.buffer = static_cast<std::uint16_t>(entry.flags >> IORING_CQE_BUFFER_SHIFT);
     out.more = (entry.flags & IORING_CQE_F_MORE) != 0;
     return true;

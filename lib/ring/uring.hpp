@@ -23,6 +23,7 @@ struct uring_options {
     unsigned requests = 1024; // the most in flight
     unsigned buffers = 2048;  // the most in groups
     task_mode mode = task_mode::automatic;
+    std::chrono::microseconds coalesce{50}; // how long a wait may gather completions while many come; 0: not at all
     bool registered_files = true; // where they are let go at once when they are removed
 };
 

@@ -618,6 +618,11 @@ TEST_CASE("reactor: options out of range are refused by name") {
     o.requests = 16385;
     CHECK(refused(o, "requests"));
     o = {};
+    o.coalesce = std::chrono::microseconds(1001);
+    CHECK(refused(o, "coalesce"));
+    o.coalesce = std::chrono::microseconds(-1);
+    CHECK(refused(o, "coalesce"));
+    o = {};
     o.pool.small_count = 0;
     CHECK(refused(o, "small_count"));
     o.pool.small_count = 32769;

@@ -194,6 +194,45 @@ TEST_CASE("uring: a multishot read fills buffers in order, ends without any, and
     d->detach(f);
 }
 
+TEST_CASE("uring: a wait that gathers keeps its deadline, and delays a packet that comes alone, but no longer") {
+    uring_options options;
+    options.coalesce = GENERATE(0us, 50us, 1000us);
+    const auto d = make_uring(options);
+    if (!d->supports(feature::read_multishot)) SKIP("no multishot read before Linux 6.7");
+    const ends s(SOCK_SEQPACKET);
+    file f = d->attach(s.both[0]);
+    const std::uint16_t group = d->add_group(32);
+    std::array<std::array<std::byte, 64>, 32> memory{};
+    for (std::uint16_t i = 0; i < 32; ++i) {
+        const group_buffer b{memory[i].data(), 64, i};
+        d->provide(group, {&b, 1});
+    }
+    d->read_multishot(1, f, group);
+    std::array<completion, 64> out{};
+    const auto busy = [&] { // as many packets as make the next wait gather
+        for (int i = 0; i < 12; ++i) REQUIRE(::write(s.both[1], "x", 1) == 1);
+        std::size_t count = 0;
+        while (count < 12) count += d->enter(true, d->now() + 10s, out);
+        CHECK(count == 12);
+    };
+    busy();
+    const auto start = d->now();
+    CHECK(d->enter(true, start + 20ms, out) == 0); // nothing came: the deadline holds
+    CHECK(d->now() >= start + 20ms);
+    busy();
+    REQUIRE(::write(s.both[1], "x", 1) == 1);
+    std::size_t alone = 0;
+    while (alone == 0) alone = d->enter(true, d->now() + 10s, out);
+    CHECK(alone == 1);
+    CHECK(d->now() < start + 10s); // not the deadline's
+    REQUIRE(::write(s.both[1], "x", 1) == 1); // and the wait after it does not gather
+    while (d->enter(true, std::nullopt, out) == 0) {}
+    CHECK(d->statistics().overflows == 0);
+    d->cancel(1);
+    while (d->enter(true, d->now() + 10s, out) == 0) {}
+    d->remove_group(group);
+}
+
 TEST_CASE("uring: a wait ends at its deadline, not before, and a past one at once") {
     const auto d = make();
     std::array<completion, 4> out{};

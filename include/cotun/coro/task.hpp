@@ -7,15 +7,19 @@
 //     cotun::task<int> answer();
 //     int n = co_await answer();
 //
-// Lifetime: the task owns its frame. Destroying a task that is suspended destroys the frame and all that lives in it,
-// down through what it awaits; operations of cotun may be destroyed while they wait. Arguments are copied into the
-// frame as the coroutine declares them: a reference stays a reference, and must outlive the task.
+// Lifetime: the task owns its frame until it is awaited; the await then owns it, and the task is empty. So a coroutine
+// that is destroyed while it awaits takes with it what it awaits, wherever the task object stands, and nothing is left
+// that would resume it. Destroying a task that is suspended destroys the frame and all that lives in it, down through
+// what it awaits; operations of cotun may be destroyed while they wait. A task must not be destroyed by what runs
+// within it. Arguments are copied into the frame as the coroutine declares them: a reference stays a reference, and
+// must outlive the task.
 //
 // Never write a task as a lambda with captures: the frame holds a pointer to the lambda, not its captures. Pass state
 // as parameters.
 //
 // Thread: a task runs on the thread of the reactor that drives it, and on no other.
-// Errors: an exception that leaves the coroutine is rethrown by the await.
+// Errors: an exception that leaves the coroutine is rethrown by the await. Awaiting an empty task (default-made, moved
+// from, or awaited before) throws std::system_error (EINVAL).
 #pragma once
 
 #include <cotun/coro/frame.hpp>
@@ -43,6 +47,9 @@ template <class T = void>
 class task;
 
 namespace detail {
+
+/// Throws the std::system_error of an await of an empty task.
+[[noreturn]] void refuse_empty_await();
 
 /// What the promises of all tasks share: who goes on when the task has ended.
 class task_promise_base : public frame_allocated {
@@ -150,12 +157,18 @@ public:
     }
     ~task() { destroy(); }
 
-    /// Whether there is a coroutine: false for a default-made task and for one that was moved from.
+    /// Whether there is a coroutine: false for a default-made task and for one that was moved from or awaited.
     explicit operator bool() const noexcept { return static_cast<bool>(frame_); }
 
+    /// Owns the frame while it is awaited. It lives in the frame of who awaits and is destroyed with that, so the child
+    /// never outlives the parent that its promise names. It is made in place and never copied or moved, and it has a
+    /// constructor: GCC 12 destroys twice what an aggregate owns in an await expression.
     class awaiter {
     public:
         explicit awaiter(std::coroutine_handle<promise_type> frame) noexcept : frame_(frame) {}
+        awaiter(const awaiter&) = delete;
+        awaiter& operator=(const awaiter&) = delete;
+        ~awaiter() { frame_.destroy(); }
         bool await_ready() const noexcept { return false; }
         auto await_suspend(std::coroutine_handle<> parent) noexcept {
             return detail::task_promise_base::start(frame_, parent);
@@ -166,8 +179,11 @@ public:
         std::coroutine_handle<promise_type> frame_;
     };
 
-    /// Runs the task; the task object must live until it has ended, as a temporary in the await expression does.
-    awaiter operator co_await()&& noexcept { return awaiter(frame_); }
+    /// Runs the task, which is empty from here on. Throws std::system_error (EINVAL) when it is empty already.
+    awaiter operator co_await()&& {
+        if (!frame_) detail::refuse_empty_await();
+        return awaiter(std::exchange(frame_, nullptr));
+    }
 
 private:
     friend promise_type;

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ring/entry.hpp"
+
+#include "ring/kernel.hpp"
+
+#include <cerrno>
+#include <csignal>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace cotun::ring {
+namespace {
+
+constexpr unsigned kernel_signals = 64; // _NSIG: what the size of a signal mask is checked against
+
+// Shows the kernel the queued entries; returns how many it has not taken yet.
+unsigned flush(io_uring_sq& queue) noexcept {
+    unsigned tail = *queue.ktail;
+    while (queue.sqe_head != queue.sqe_tail) queue.array[tail++ & queue.ring_mask] = queue.sqe_head++ & queue.ring_mask;
+    __atomic_store_n(queue.ktail, tail, __ATOMIC_RELEASE);
+    return tail - __atomic_load_n(queue.khead, __ATOMIC_ACQUIRE);
+}
+
+} // namespace
+
+bool coalesces(const io_uring& ring) noexcept {
+    return (ring.features & kernel::feature_min_timeout) != 0 && (ring.features & IORING_FEAT_EXT_ARG) != 0;
+}
+
+int enter_ring(io_uring& ring, const entry_wait& wait) noexcept {
+    __kernel_timespec limit{};
+    kernel::getevents_arg argument{};
+    argument.sigmask_size = kernel_signals / 8;
+    if (wait.at_most) {
+        const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(*wait.at_most);
+        limit.tv_sec = seconds.count();
+        limit.tv_nsec = (*wait.at_most - seconds).count();
+        argument.timeout = reinterpret_cast<std::uintptr_t>(&limit);
+    }
+    argument.min_wait_usec = static_cast<std::uint32_t>(wait.at_least.count());
+    unsigned flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
+    if ((ring.int_flags & 1) != 0) flags |= IORING_ENTER_REGISTERED_RING; // INT_FLAG_REG_RING
+    const long result = syscall(__NR_io_uring_enter, ring.enter_ring_fd, flush(ring.sq), wait.completions, flags,
+                                &argument, sizeof argument);
+    return result < 0 ? -errno : static_cast<int>(result);
+}
+
+} // namespace cotun::ring
