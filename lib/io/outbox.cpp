@@ -66,6 +66,7 @@ void outbox::on_completion(std::uint32_t place, const ring::completion& done) {
 
 void outbox::advance() {
     while (done_ != submitted_ && at(done_).slot == nullptr) ++done_;
+    if (submitted_ == accepted_ && waiters_.empty() && flushers_.empty() && !closed_) return;
     if (submitted_ != accepted_) submit();
     admit_waiters();
     wake_flushers();

@@ -49,6 +49,7 @@ public:
     static packet_slot* look(const packet& p) noexcept { return p.slot_; }
 
     packet_slot& slot(std::uint16_t index) noexcept { return slots_[index]; }
+    void prefetch(std::uint16_t index) const noexcept { __builtin_prefetch(&slots_[index], 1); }
 
     /// The smallest class whose packets can have `size` bytes; throws std::errc::message_size if none can.
     size_class class_for(std::size_t size) const;

@@ -221,9 +221,18 @@ void reactor_core::prepare_all() {
 }
 
 void reactor_core::enter_driver(bool wait) {
+    constexpr std::size_t ahead = 4;
     const std::size_t count = driver_->enter(wait, wait ? timers_.next() : std::nullopt, completions_);
-    for (std::size_t i = 0; i < count; ++i)
+    for (std::size_t i = 0; i < count; ++i) {
+        if (i + ahead < count) prefetch(completions_[i + ahead]);
         if (!requests_.deliver(completions_[i])) ++counters.strays;
+    }
+}
+
+// The kernel has used the cache meanwhile.
+void reactor_core::prefetch(const ring::completion& soon) const noexcept {
+    if (soon.has_buffer) pool_->prefetch(soon.buffer);
+    else requests_.prefetch(soon.request);
 }
 
 void reactor_core::fire_timers() {

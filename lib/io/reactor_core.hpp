@@ -122,6 +122,7 @@ private:
     void resume_ready();
     void prepare_all();
     void enter_driver(bool wait);
+    void prefetch(const ring::completion& soon) const noexcept;
     void after_enter();
     void fire_timers();
     void retry_writers();

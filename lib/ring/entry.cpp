@@ -15,13 +15,16 @@ constexpr unsigned kernel_signals = 64; // _NSIG: what the size of a signal mask
 
 // Shows the kernel the queued entries; returns how many it has not taken yet.
 unsigned flush(io_uring_sq& queue) noexcept {
-    unsigned tail = *queue.ktail;
-    while (queue.sqe_head != queue.sqe_tail) queue.array[tail++ & queue.ring_mask] = queue.sqe_head++ & queue.ring_mask;
-    __atomic_store_n(queue.ktail, tail, __ATOMIC_RELEASE);
-    return tail - __atomic_load_n(queue.khead, __ATOMIC_ACQUIRE);
+    queue.sqe_head = queue.sqe_tail;
+    __atomic_store_n(queue.ktail, queue.sqe_tail, __ATOMIC_RELEASE);
+    return queue.sqe_tail - __atomic_load_n(queue.khead, __ATOMIC_ACQUIRE);
 }
 
 } // namespace
+
+void prepare_entries(io_uring& ring) noexcept {
+    for (unsigned i = 0; i < ring.sq.ring_entries; ++i) ring.sq.array[i] = i;
+}
 
 bool coalesces(const io_uring& ring) noexcept {
     return (ring.features & kernel::feature_min_timeout) != 0 && (ring.features & IORING_FEAT_EXT_ARG) != 0;

@@ -20,6 +20,9 @@ struct entry_wait {
 /// Whether entry_wait::at_least is known to the kernel: Linux 6.12.
 bool coalesces(const io_uring&) noexcept;
 
+/// Once, before the first entry: queue entries are submitted in their places, none is ever skipped.
+void prepare_entries(io_uring&) noexcept;
+
 /// Submits what is queued, runs the ring's deferred work, and waits. Returns how many were submitted, or a negative
 /// errno (ETIME: nothing came, and nothing was submitted).
 int enter_ring(io_uring&, const entry_wait&) noexcept;

@@ -55,6 +55,12 @@ public:
         return true;
     }
 
+    /// Brings the request's slot into the cache.
+    void prefetch(token request) const noexcept {
+        const std::uint64_t index = (request & 0xffffffffU) - 1;
+        if (index < slots_.size()) __builtin_prefetch(&slots_[index]);
+    }
+
     /// The driver can no longer be asked: tells every owner that its request is over.
     void end_all(int error) {
         for (unsigned i = 0; i < slots_.size(); ++i)

@@ -168,6 +168,7 @@ int uring::try_set_up(task_mode mode, unsigned requests, unsigned buffers) {
     const int result = io_uring_queue_init_params(submissions, &ring_, &params);
     if (result < 0) return result;
     has_ring_ = true;
+    prepare_entries(ring_);
     defers_ = mode == task_mode::deferred;
     requests_ = std::min(requests, params.sq_entries / 2 - own_requests);
     buffers_ = std::min(buffers, params.cq_entries - params.sq_entries);
@@ -292,18 +293,18 @@ void uring::remove_group(std::uint16_t group) noexcept {
 
 // The caller's count of requests keeps the submission queue from being full.
 io_uring_sqe& uring::prepare(std::uint8_t opcode, file f, token request) noexcept {
-    io_uring_sqe* entry = io_uring_get_sqe(&ring_);
-    assert(entry != nullptr);
-    std::memset(entry, 0, sizeof *entry);
-    entry->opcode = opcode;
-    entry->user_data = request;
+    assert(io_uring_sq_space_left(&ring_) > 0);
+    io_uring_sqe& entry = ring_.sq.sqes[ring_.sq.sqe_tail++ & ring_.sq.ring_mask];
+    std::memset(&entry, 0, sizeof entry);
+    entry.opcode = opcode;
+    entry.user_data = request;
     if (f.registered >= 0) {
-        entry->fd = f.registered;
-        entry->flags = IOSQE_FIXED_FILE;
+        entry.fd = f.registered;
+        entry.flags = IOSQE_FIXED_FILE;
     } else {
-        entry->fd = f.descriptor;
+        entry.fd = f.descriptor;
     }
-    return *entry;
+    return entry;
 }
 
 void uring::read_multishot(token request, file f, std::uint16_t group) noexcept {
