@@ -18,7 +18,8 @@ struct socket_address {
     const sockaddr* get() const noexcept { return reinterpret_cast<const sockaddr*>(bytes.data()); }
 };
 
-/// `as_v6`: an IPv4 address becomes the IPv4-mapped IPv6 address, as dual-stack sockets want it.
+/// `as_v6`: an IPv4 address becomes the IPv4-mapped IPv6 address, as dual-stack sockets want it; without, that one
+/// becomes IPv4.
 socket_address to_sockaddr(const endpoint& e, bool as_v6 = false) noexcept;
 /// IPv4-mapped addresses become IPv4; anything but IP becomes 0.0.0.0:0.
 endpoint from_sockaddr(std::span<const std::byte> bytes) noexcept;

@@ -11,7 +11,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <fmt/format.h>
 #include <poll.h>
@@ -41,6 +43,7 @@ int make_socket(const udp_options& options, int family) {
     };
     if (family == AF_INET6) set(IPPROTO_IPV6, IPV6_V6ONLY, options.v6_only ? 1 : 0);
     if (options.reuse_address) set(SOL_SOCKET, SO_REUSEADDR, 1);
+    if (options.broadcast) set(SOL_SOCKET, SO_BROADCAST, 1);
     const auto bytes = [](unsigned value) { return static_cast<int>(std::min(value, 1U << 30)); };
     if (options.receive_buffer != 0 && !set(SOL_SOCKET, SO_RCVBUFFORCE, bytes(options.receive_buffer)))
         set(SOL_SOCKET, SO_RCVBUF, bytes(options.receive_buffer));
@@ -49,13 +52,16 @@ int make_socket(const udp_options& options, int family) {
     return descriptor;
 }
 
-void bind_socket(int descriptor, const endpoint& local) {
-    const socket_address address = to_sockaddr(local);
+constexpr const char* scope_is_missing = "a link-local address needs its interface, as in [fe80::1%eth0]:5000";
+
+void bind_socket(int descriptor, const endpoint& local, bool as_v6) {
+    const socket_address address = to_sockaddr(local, as_v6);
     if (::bind(descriptor, address.get(), address.size) == 0) return;
     const int error = errno;
     const char* why = error == EADDRINUSE      ? "another socket has the port: choose another, or 0 for any"
                       : error == EADDRNOTAVAIL ? "no interface of this network namespace has the address"
                       : error == EACCES        ? "ports below 1024 need CAP_NET_BIND_SERVICE"
+                      : error == EINVAL        ? scope_is_missing
                                                : "bind was refused";
     fail(error, fmt::format("open_udp: binding to {}: {}", local.to_string(), why));
 }
@@ -66,13 +72,15 @@ void connect_socket(int descriptor, const endpoint& peer, bool as_v6) {
     const int error = errno;
     const char* why = error == ENETUNREACH || error == EHOSTUNREACH ? "there is no route to it"
                       : error == EAFNOSUPPORT ? "the socket is of the other family: bind it to an address of the peer's"
+                      : error == EACCES       ? "a broadcast address needs udp_options::broadcast"
+                      : error == EINVAL       ? scope_is_missing
                                               : "connect was refused";
     fail(error, fmt::format("UDP socket: connecting to {}: {}", peer.to_string(), why));
 }
 
 int family_of(const udp_options& options) {
-    if (options.local) return options.local->address().is_v6() ? AF_INET6 : AF_INET;
-    return options.peer && options.peer->address().is_v6() ? AF_INET6 : AF_INET;
+    const std::optional<endpoint>& decides = options.local ? options.local : options.peer;
+    return decides && decides->address().unmapped().is_v6() ? AF_INET6 : AF_INET;
 }
 
 } // namespace
@@ -83,6 +91,9 @@ public:
         : inbox(port, core, c, mode, ring::feature::receive_multishot) {
         shape_.msg_namelen = name_size;
     }
+
+    /// A refusal that was found otherwise than by a read.
+    void count_refusal() noexcept { ++statistics_.refused; }
 
 private:
     void arm(ring::token request, std::uint16_t group) override {
@@ -129,12 +140,13 @@ private:
 
 // Sends go out unlinked and in order. The kernel takes a datagram at once as long as less than the send buffer is in
 // use (sock_alloc_send_pskb), and would let a later one overtake one that has to wait; so none is submitted that would
-// have to. What is in use is estimated from above, and asked for (SIOCOUTQ) when the estimate says that the buffer is
-// full.
+// have to. Fragments after the first do not wait: if with them more than twice the buffer is in use, the whole datagram
+// fails (__ip_append_data); so one that might is submitted only when nothing is in use, and fails then if it never
+// fits. What is in use is estimated from above, and asked for (SIOCOUTQ) when the estimate says that there is no room.
 class udp_outbox final : public outbox {
 public:
-    udp_outbox(packet_port& port, reactor_core& core, int descriptor, bool v6)
-        : outbox(port, core), v6_(v6), messages_(usual_window), poll_(*this) {
+    udp_outbox(packet_port& port, reactor_core& core, udp_inbox& reader, int descriptor, bool v6)
+        : outbox(port, core), reader_(reader), v6_(v6), messages_(usual_window), poll_(*this), pause_(*this) {
         socklen_t size = sizeof send_buffer_;
         getsockopt(descriptor, SOL_SOCKET, SO_SNDBUF, &send_buffer_, &size);
     }
@@ -150,10 +162,18 @@ private:
     // The wait for room in the send buffer.
     struct room_poll final : ring::request_owner {
         explicit room_poll(udp_outbox& o) noexcept : of(o) {}
-        void on_completion(std::uint32_t, const ring::completion&) override { of.room_again(); }
+        void on_completion(std::uint32_t, const ring::completion& done) override { of.polled(done.result); }
         udp_outbox& of;
         ring::token request = 0;
     };
+
+    // The same where a poll would not wait.
+    struct room_pause final : timer {
+        explicit room_pause(udp_outbox& o) noexcept : of(o) {}
+        void on_time() override { of.room_again(); }
+        udp_outbox& of;
+    };
+    static constexpr std::chrono::milliseconds pause_time{1};
 
     // What the kernel may charge for a datagram (skb->truesize): headers and shared info, and up to twice the size. A
     // datagram larger than the path's MTU is charged so for each fragment; 1 KiB is less than any MTU's payload.
@@ -174,14 +194,19 @@ private:
     }
 
     bool admits(std::size_t size) override {
-        if (poll_.request != 0) return false;
-        if (in_use_ >= limit()) ask();
-        if (in_use_ < limit()) {
-            in_use_ += charge(size);
+        if (poll_.request != 0 || pause_.armed()) return false;
+        const std::size_t needed = charge(size);
+        if (!has_room_for(needed)) ask();
+        if (has_room_for(needed)) {
+            in_use_ += needed;
             return true;
         }
         if (in_flight_ == 0) await_send_buffer(); // else a completion brings us back
         return false;
+    }
+
+    bool has_room_for(std::size_t needed) const noexcept {
+        return in_use_ == 0 || (in_use_ < limit() && in_use_ + needed <= 2 * limit());
     }
 
     void left(std::size_t size) noexcept override { submitted_charge_ -= std::min(submitted_charge_, charge(size)); }
@@ -193,31 +218,48 @@ private:
         in_use_ = (unsent < 0 ? 0 : static_cast<std::size_t>(unsent)) + submitted_charge_;
     }
 
-    // POLLOUT comes when less than half of the buffer is in use.
+    // POLLOUT comes when less than half of the buffer is in use; nothing tells of less.
     void await_send_buffer() {
+        if (in_use_ < limit() / 2) return pause();
         poll_.request = core().begin(poll_, 0, true);
         ++in_flight_;
         core().driver().poll(poll_.request, port().file(), POLLOUT, false);
     }
 
-    void room_again() {
+    void pause() { core().arm(pause_, core().driver().now() + pause_time); }
+
+    // An error that waits on the socket ends every poll at once, and the reader that would take it may have ended or
+    // have no buffer.
+    void polled(std::int32_t events) {
         poll_.request = 0;
         --in_flight_;
-        in_use_ = limit(); // ask
-        retry();
+        if (events > 0 && (events & POLLERR) != 0 && core().driver().take_error(port().file()) != 0)
+            reader_.count_refusal();
+        if (events > 0 && (events & POLLOUT) != 0)
+            room_again();
+        else if (failure() == 0)
+            pause();
         port().progress();
     }
 
+    void room_again() {
+        in_use_ = limit(); // ask
+        retry();
+    }
+
     void cancel_own() noexcept override {
+        core().disarm(pause_);
         if (poll_.request != 0) core().driver().cancel(poll_.request);
     }
 
+    udp_inbox& reader_;
     bool v6_;
     int send_buffer_ = 0;
     std::size_t in_use_ = 0;           // estimate, not below the truth
     std::size_t submitted_charge_ = 0; // of what is with the kernel and not completed
     std::vector<message> messages_;
     room_poll poll_;
+    room_pause pause_;
 };
 
 class udp_port final : public packet_port {
@@ -226,7 +268,7 @@ public:
         : packet_port(core, descriptor),
           peer_(options.peer),
           inbox_(*this, core, core.pool().class_for(options.largest_datagram + payload_offset), options.read),
-          outbox_(*this, core, descriptor, family_of(options) == AF_INET6) {
+          outbox_(*this, core, inbox_, descriptor, family_of(options) == AF_INET6) {
         open();
     }
 
@@ -253,8 +295,16 @@ public:
         case ECANCELED: return "the socket was closed by this program";
         case EDESTADDRREQ: return "no peer: connect(), or use send_to()";
         case EMSGSIZE: return "the datagram is larger than the path allows (65,507 bytes over IPv4)";
-        case ECONNREFUSED: return "nobody listens at the peer";
-        case EINVAL: return "an address of the other family, or multishot receiving was asked for and is not there";
+        case ECONNREFUSED: return "nobody listens at the peer, as it said to an earlier datagram";
+        case ENOBUFS:
+            return "the send buffer cannot hold all fragments of the datagram: raise udp_options::send_buffer (or the "
+                   "kernel is out of memory)";
+        case EACCES: return "a broadcast address needs udp_options::broadcast";
+        case EPERM: return "a firewall of this machine forbids it";
+        case ENETUNREACH:
+        case EHOSTUNREACH: return "there is no route to the address, or its link does not answer";
+        case EAFNOSUPPORT: return "an IPv4 socket cannot send to IPv6 addresses: bind it to [::], which reaches both";
+        case EINVAL: return "port 0, or multishot receiving was asked for and is not there";
         default: return "the kernel refused";
         }
     }
@@ -303,38 +353,43 @@ void udp_socket::reset() noexcept {
     std::exchange(port_, nullptr)->drop();
 }
 
-endpoint udp_socket::local() const { return port_->local(); }
-std::optional<endpoint> udp_socket::peer() const noexcept { return port_->peer(); }
-void udp_socket::connect(const endpoint& peer) { port_->connect(peer); }
-bool udp_socket::uses_multishot() const noexcept { return port_->in().uses_multishot(); }
-receive_operation udp_socket::receive() noexcept { return receive_operation(port_->in()); }
-read_packets_operation udp_socket::receive_packets() noexcept { return read_packets_operation(port_->in()); }
+detail::udp_port& udp_socket::port() const noexcept {
+    assert(port_ != nullptr && "the socket was moved from");
+    return *port_;
+}
+
+endpoint udp_socket::local() const { return port().local(); }
+std::optional<endpoint> udp_socket::peer() const noexcept { return port().peer(); }
+void udp_socket::connect(const endpoint& peer) { port().connect(peer); }
+bool udp_socket::uses_multishot() const noexcept { return port().in().uses_multishot(); }
+receive_operation udp_socket::receive() noexcept { return receive_operation(port().in()); }
+read_packets_operation udp_socket::receive_packets() noexcept { return read_packets_operation(port().in()); }
 
 write_packet_operation udp_socket::send(packet payload) noexcept {
     detail::address_to_peer(payload);
-    return {port_->out(), std::move(payload)};
+    return {port().out(), std::move(payload)};
 }
 
 write_packets_operation udp_socket::send_packets(packet_batch payloads) noexcept {
     for (const packet& p : payloads) detail::address_to_peer(p);
-    return {port_->out(), std::move(payloads)};
+    return {port().out(), std::move(payloads)};
 }
 
 write_packet_operation udp_socket::send_to(packet payload, const endpoint& to) noexcept {
-    detail::address_to(payload, detail::to_sockaddr(to, port_->v6()));
-    return {port_->out(), std::move(payload)};
+    detail::address_to(payload, detail::to_sockaddr(to, port().v6()));
+    return {port().out(), std::move(payload)};
 }
 
 write_packets_operation udp_socket::send_packets_to(packet_batch payloads, const endpoint& to) noexcept {
-    const detail::socket_address address = detail::to_sockaddr(to, port_->v6());
+    const detail::socket_address address = detail::to_sockaddr(to, port().v6());
     for (const packet& p : payloads) detail::address_to(p, address);
-    return {port_->out(), std::move(payloads)};
+    return {port().out(), std::move(payloads)};
 }
 
-flush_operation udp_socket::flush() noexcept { return flush_operation(port_->out()); }
-task<> udp_socket::close() { return detail::packet_port::close(detail::port_reference(port_)); }
-read_statistics udp_socket::reads() const noexcept { return port_->in().statistics(); }
-write_statistics udp_socket::writes() const noexcept { return port_->out().statistics(); }
+flush_operation udp_socket::flush() noexcept { return flush_operation(port().out()); }
+task<> udp_socket::close() { return detail::packet_port::close(detail::port_reference(&port())); }
+read_statistics udp_socket::reads() const noexcept { return port().in().statistics(); }
+write_statistics udp_socket::writes() const noexcept { return port().out().statistics(); }
 
 udp_socket open_udp(reactor& io, const udp_options& options) {
     if (options.largest_datagram < 1 || options.largest_datagram > 65535)
@@ -346,8 +401,9 @@ udp_socket open_udp(reactor& io, const udp_options& options) {
         }
         int descriptor;
     } made{detail::make_socket(options, detail::family_of(options))};
-    if (options.local) detail::bind_socket(made.descriptor, *options.local);
-    if (options.peer) detail::connect_socket(made.descriptor, *options.peer, detail::family_of(options) == AF_INET6);
+    const bool v6 = detail::family_of(options) == AF_INET6;
+    if (options.local || !options.peer) detail::bind_socket(made.descriptor, options.local.value_or(endpoint()), v6);
+    if (options.peer) detail::connect_socket(made.descriptor, *options.peer, v6);
     udp_socket socket(new detail::udp_port(io.core(), made.descriptor, options));
     made.descriptor = -1;
     return socket;

@@ -34,7 +34,7 @@ constexpr unsigned smallest_ring = 32;         // below this many requests, memo
 constexpr unsigned own_requests = 2;           // the read of the eventfd, and one to spare
 constexpr unsigned file_table = 256;
 constexpr std::chrono::hours longest_wait{24};
-constexpr unsigned busy_pass = 8;   // packets since the last wait that make the next one gather more
+constexpr unsigned busy_pass = 8;   // packets since the last sleep that make the next one gather more
 constexpr unsigned gathered = 4096; // completions: more than come in that time
 
 [[noreturn]] void fail(int error, const std::string& what) {
@@ -128,7 +128,7 @@ private:
     std::vector<int> free_files_;
     unsigned fruitless_enters_ = 0;
     std::chrono::microseconds coalesce_{0};
-    unsigned arrived_ = 0; // packets since the last wait
+    unsigned arrived_ = 0; // packets since the last sleep
     driver_statistics statistics_;
 };
 
@@ -390,13 +390,13 @@ void uring::wake() noexcept {
     [[maybe_unused]] const ssize_t written = ::write(wake_fd_, &one, sizeof one);
 }
 
-// While many packets come, a wait gathers them for a moment, as a network card does before it interrupts. What the
-// same entry submits may complete at once, and is found when it returns.
+// While many packets come, a wait gathers them for a moment, as a network card does before it interrupts. But only where
+// there is nothing else to do: an entry that submits finds what has come meanwhile, and does not sleep.
 int uring::enter_kernel(bool wait, std::optional<clock::time_point> deadline) {
     if (!wait) return enter_ring(ring_, {});
     entry_wait limits{.completions = 1};
-    const bool busy = std::exchange(arrived_, 0U) >= busy_pass;
-    if (busy && coalesce_ > clock::duration::zero()) {
+    if (io_uring_sq_ready(&ring_) == 0 && std::exchange(arrived_, 0U) >= busy_pass &&
+        coalesce_ > clock::duration::zero()) {
         limits.completions = gathered;
         limits.at_least = coalesce_;
     }

@@ -7,6 +7,7 @@
 #include "io/reactor_core.hpp"
 #include "tun/interface.hpp"
 
+#include <cassert>
 #include <cerrno>
 #include <cstring>
 #include <fmt/format.h>
@@ -122,21 +123,26 @@ void device::reset() noexcept {
     std::exchange(port_, nullptr)->drop();
 }
 
-const std::string& device::name() const noexcept { return port_->name; }
-unsigned device::index() const noexcept { return port_->index; }
-bool device::is_tap() const noexcept { return port_->is_tap; }
-unsigned device::mtu() const noexcept { return port_->mtu; }
-bool device::uses_multishot() const noexcept { return port_->in().uses_multishot(); }
-read_packet_operation device::read_packet() noexcept { return read_packet_operation(port_->in()); }
-read_packets_operation device::read_packets() noexcept { return read_packets_operation(port_->in()); }
-write_packet_operation device::write_packet(packet written) noexcept { return {port_->out(), std::move(written)}; }
-write_packets_operation device::write_packets(packet_batch written) noexcept {
-    return {port_->out(), std::move(written)};
+detail::device_port& device::port() const noexcept {
+    assert(port_ != nullptr && "the device was moved from");
+    return *port_;
 }
-flush_operation device::flush() noexcept { return flush_operation(port_->out()); }
-task<> device::close() { return detail::packet_port::close(detail::port_reference(port_)); }
-read_statistics device::reads() const noexcept { return port_->in().statistics(); }
-write_statistics device::writes() const noexcept { return port_->out().statistics(); }
+
+const std::string& device::name() const noexcept { return port().name; }
+unsigned device::index() const noexcept { return port().index; }
+bool device::is_tap() const noexcept { return port().is_tap; }
+unsigned device::mtu() const noexcept { return port().mtu; }
+bool device::uses_multishot() const noexcept { return port().in().uses_multishot(); }
+read_packet_operation device::read_packet() noexcept { return read_packet_operation(port().in()); }
+read_packets_operation device::read_packets() noexcept { return read_packets_operation(port().in()); }
+write_packet_operation device::write_packet(packet written) noexcept { return {port().out(), std::move(written)}; }
+write_packets_operation device::write_packets(packet_batch written) noexcept {
+    return {port().out(), std::move(written)};
+}
+flush_operation device::flush() noexcept { return flush_operation(port().out()); }
+task<> device::close() { return detail::packet_port::close(detail::port_reference(&port())); }
+read_statistics device::reads() const noexcept { return port().in().statistics(); }
+write_statistics device::writes() const noexcept { return port().out().statistics(); }
 
 device open_device(reactor& io, const device_options& options, bool tap) {
     detail::open_interface made = detail::make_interface(options, tap, tap ? "open_tap" : "open_tun");

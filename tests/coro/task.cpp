@@ -3,6 +3,7 @@
 
 #include "../support/allocations.hpp"
 #include "../support/sanitizers.hpp"
+#include "parts.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
@@ -15,102 +16,10 @@
 #include <utility>
 #include <vector>
 
+using namespace cotun::test;
 using cotun::task;
 
 namespace {
-
-// Starts a task and shows what became of it; destroying it destroys the task, wherever it stands.
-class running {
-public:
-    struct promise_type {
-        running get_return_object() noexcept {
-            return running(std::coroutine_handle<promise_type>::from_promise(*this));
-        }
-        std::suspend_never initial_suspend() const noexcept { return {}; }
-        std::suspend_always final_suspend() const noexcept { return {}; }
-        void return_void() const noexcept {}
-        void unhandled_exception() noexcept { failure = std::current_exception(); }
-        std::exception_ptr failure;
-    };
-
-    running(running&& other) noexcept : frame_(std::exchange(other.frame_, nullptr)) {}
-    running& operator=(running&&) = delete;
-    ~running() { destroy(); }
-
-    bool ended() const noexcept { return frame_.done(); }
-    void destroy() {
-        if (frame_) std::exchange(frame_, nullptr).destroy();
-    }
-    void rethrow() const {
-        if (frame_.promise().failure) std::rethrow_exception(frame_.promise().failure);
-    }
-
-private:
-    explicit running(std::coroutine_handle<promise_type> frame) noexcept : frame_(frame) {}
-    std::coroutine_handle<promise_type> frame_;
-};
-
-running start(task<> body) { co_await std::move(body); }
-
-template <class T>
-running start_into(task<T> body, T& value) {
-    value = co_await std::move(body);
-}
-
-void finish(task<> body) {
-    running r = start(std::move(body));
-    REQUIRE(r.ended());
-    r.rethrow();
-}
-
-template <class T>
-T value_of(task<T> body) {
-    T value{};
-    running r = start_into(std::move(body), value);
-    REQUIRE(r.ended());
-    r.rethrow();
-    return value;
-}
-
-// Suspends who awaits it until open() is called.
-class gate {
-public:
-    class wait {
-    public:
-        explicit wait(gate& at) noexcept : at_(&at) {}
-        wait(const wait&) = delete;
-        wait& operator=(const wait&) = delete;
-        ~wait() { ++at_->waits_destroyed; }
-        bool await_ready() const noexcept { return false; }
-        void await_suspend(std::coroutine_handle<> who) noexcept { at_->waiting_ = who; }
-        void await_resume() const noexcept {}
-
-    private:
-        gate* at_;
-    };
-    wait operator co_await() noexcept { return wait(*this); }
-    void open() { std::exchange(waiting_, nullptr).resume(); }
-    int waits_destroyed = 0;
-
-private:
-    std::coroutine_handle<> waiting_;
-};
-
-// Counts its own objects.
-struct counted {
-    counted() { ++alive; }
-    explicit counted(int n) : number(n) { ++alive; }
-    counted(const counted& other) : number(other.number) { ++alive; }
-    counted(counted&& other) noexcept : number(std::exchange(other.number, -1)) { ++alive; }
-    counted& operator=(const counted&) = default;
-    counted& operator=(counted&& other) noexcept {
-        number = std::exchange(other.number, -1);
-        return *this;
-    }
-    ~counted() { --alive; }
-    int number = 0;
-    static inline int alive = 0;
-};
 
 task<int> number(int n) { co_return n; }
 task<> nothing() { co_return; }
@@ -183,7 +92,7 @@ TEST_CASE("task: an exception travels to who awaits, through several") {
 TEST_CASE("task: an exception after a suspension travels as well") {
     gate g;
     int value = 0;
-    running r = start_into(throwing_after(g), value);
+    held_task r = hold_into(throwing_after(g), value);
     REQUIRE_FALSE(r.ended());
     g.open();
     REQUIRE(r.ended());
@@ -227,7 +136,7 @@ TEST_CASE("task: goes on where it was suspended, value and all") {
         const int second = co_await number_after(at, 3);
         co_return first + second;
     };
-    running r = start_into(twice(g), value);
+    held_task r = hold_into(twice(g), value);
     g.open();
     CHECK_FALSE(r.ended());
     g.open();
@@ -256,7 +165,7 @@ TEST_CASE("task: destroyed while suspended, all that lives in it is destroyed, i
         FAIL("a destroyed task went on");
     };
     gate g;
-    running r = start(outer(g, inner));
+    held_task r = hold(outer(g, inner));
     CHECK_FALSE(r.ended());
     CHECK(g.waits_destroyed == 0);
     r.destroy();
@@ -318,7 +227,7 @@ TEST_CASE("task: a loop in which some awaits suspend does not grow the stack eit
     constexpr unsigned count = 300'000;
     gate g;
     unsigned sum = 0;
-    running r = start_into(loop(child, g, count), sum);
+    held_task r = hold_into(loop(child, g, count), sum);
     unsigned opened = 0;
     for (; !r.ended(); ++opened) g.open();
     CHECK(opened == count / 3);
@@ -339,7 +248,7 @@ TEST_CASE("task: ten thousand tasks, each awaiting the next") {
     SECTION("suspended at the bottom") {
         gate g;
         int value = 0;
-        running r = start_into(depth(&g, 10'000), value);
+        held_task r = hold_into(depth(&g, 10'000), value);
         CHECK_FALSE(r.ended());
         g.open();
         CHECK(r.ended());
@@ -348,7 +257,7 @@ TEST_CASE("task: ten thousand tasks, each awaiting the next") {
     SECTION("destroyed at the bottom") {
         gate g;
         int value = 0;
-        running r = start_into(depth(&g, 10'000), value);
+        held_task r = hold_into(depth(&g, 10'000), value);
         r.destroy();
         CHECK(g.waits_destroyed == 1);
     }
@@ -376,10 +285,10 @@ task<bool> aligned_locals(gate& at, wide<Alignment> parameter) {
 template <std::size_t Alignment, std::size_t... Padding>
 void check_alignment(std::index_sequence<Padding...>) {
     std::array<gate, sizeof...(Padding)> gates;
-    std::vector<running> all;
+    std::vector<held_task> all;
     std::array<bool, sizeof...(Padding)> right{};
-    (all.push_back(start_into(aligned_locals<Alignment, 1 + 7 * Padding>(gates[Padding], wide<Alignment>{}),
-                              right[Padding])),
+    (all.push_back(
+         hold_into(aligned_locals<Alignment, 1 + 7 * Padding>(gates[Padding], wide<Alignment>{}), right[Padding])),
      ...);
     for (gate& g : gates) g.open();
     for (const bool r : right) CHECK(r);
@@ -460,9 +369,11 @@ task<int> in_control_flow(gate& g) {
     const std::vector<counted> all = co_await three();
     for (const counted& c : all) sum += co_await take(c);
     co_await g;
-    sum += sum > 0 ? co_await take(counted(10)) : co_await take(counted(1000));
+    const int branch = sum > 0 ? co_await take(counted(10)) : co_await take(counted(1000));
+    sum += branch;
     if (sum > 0 && co_await number(1) == 1) sum += 100;
-    switch (co_await number(2)) {
+    const int which = co_await number(2);
+    switch (which) {
     case 2: sum += 1000; break;
     default: break;
     }
@@ -470,43 +381,38 @@ task<int> in_control_flow(gate& g) {
     co_return sum;
 }
 
-int run_with(task<int> (*body)(gate&)) {
+// Up to the suspension that each of them has; then to its end, where `opened` asks for it.
+int run_with(task<int> (*body)(gate&), bool opened) {
     gate g;
     int value = 0;
-    running r = start_into(body(g), value);
+    held_task r = hold_into(body(g), value);
     REQUIRE_FALSE(r.ended());
+    if (!opened) return value;
     g.open();
     REQUIRE(r.ended());
     r.rethrow();
     return value;
 }
 
-void destroy_within(task<int> (*body)(gate&)) {
-    gate g;
-    int value = 0;
-    running r = start_into(body(g), value);
-    REQUIRE_FALSE(r.ended());
-}
-
 } // namespace
 
 TEST_CASE("task: the await expressions that cotun relies on make and destroy each object once") {
     counted::alive = 0;
-    CHECK(run_with(moves_into_the_await) == 1);
+    CHECK(run_with(moves_into_the_await, true) == 1);
     CHECK(counted::alive == 0);
-    CHECK(run_with(temporaries_with_constructors) == 2 + 7 + 11 + 37 + 7 + 41);
+    CHECK(run_with(temporaries_with_constructors, true) == 2 + 7 + 11 + 37 + 7 + 41);
     CHECK(counted::alive == 0);
-    CHECK(run_with(named_aggregate) == 12);
+    CHECK(run_with(named_aggregate, true) == 12);
     CHECK(counted::alive == 0);
-    CHECK(run_with(named_task) == 9);
+    CHECK(run_with(named_task, true) == 9);
     CHECK(counted::alive == 0);
-    CHECK(run_with(throwing_argument) == 77);
+    CHECK(run_with(throwing_argument, true) == 77);
     CHECK(counted::alive == 0);
-    CHECK(run_with(in_control_flow) == 1216);
+    CHECK(run_with(in_control_flow, true) == 1216);
     CHECK(counted::alive == 0);
     for (auto* body : {moves_into_the_await, temporaries_with_constructors, named_aggregate, named_task,
                        throwing_argument, in_control_flow}) {
-        destroy_within(body);
+        CHECK(run_with(body, false) == 0);
         CHECK(counted::alive == 0);
     }
 }

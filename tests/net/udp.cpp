@@ -1,119 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // UDP sockets over loopback and veth pairs, in namespaces of their own.
-#include <cotun/io/error.hpp>
-#include <cotun/net/udp.hpp>
-
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators_range.hpp>
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-
-#include <array>
-#include <atomic>
 #include <cstring>
 #include <optional>
 
-#include "../support/namespace.hpp"
+#include "../support/scale.hpp"
+#include "sockets.hpp"
 
 using namespace test;
 using namespace std::chrono_literals;
-using cotun::endpoint;
-using cotun::read_mode;
-
-namespace {
-
-const std::array modes{read_mode::automatic, read_mode::multishot, read_mode::poll};
-
-const char* name_of(read_mode mode) {
-    return mode == read_mode::automatic ? "automatic" : mode == read_mode::poll ? "poll" : "multishot";
-}
-
-cotun::task<> time_out(cotun::reactor& io) {
-    co_await io.sleep_for(60s);
-    throw std::runtime_error("the test's time is up");
-}
-
-// Once a reactor.
-template <typename T>
-T run_bounded(cotun::reactor& io, cotun::task<T> body) {
-    io.spawn(time_out(io));
-    return io.run(std::move(body));
-}
-
-endpoint at(const std::string& host, const endpoint& socket) {
-    return endpoint::from_string(host + ":" + std::to_string(socket.port()));
-}
-
-cotun::udp_options bound(const std::string& local, read_mode mode = read_mode::automatic) {
-    cotun::udp_options o;
-    o.local = endpoint::from_string(local);
-    o.read = mode;
-    return o;
-}
-
-cotun::packet text(cotun::reactor& io, const std::string& words) {
-    cotun::packet p = io.try_allocate(words.size());
-    std::memcpy(p.bytes().data(), words.data(), words.size());
-    return p;
-}
-
-std::string text_of(const cotun::packet& p) {
-    return {reinterpret_cast<const char*>(p.bytes().data()), p.bytes().size()};
-}
-
-// Waits for one datagram; "PAYLOAD from SENDER".
-cotun::task<std::string> next(cotun::udp_socket& s) {
-    cotun::datagram d = co_await s.receive();
-    co_return text_of(d.payload) + " from " + d.sender.to_string();
-}
-
-cotun::task<std::error_code> send_one(cotun::reactor& io, cotun::udp_socket& s, std::string words,
-                                      std::optional<endpoint> to) {
-    cotun::packet p = text(io, words);
-    std::error_code code;
-    try {
-        if (to)
-            co_await s.send_to(std::move(p), *to);
-        else
-            co_await s.send(std::move(p));
-        co_await s.flush();
-    } catch (const std::system_error& e) {
-        code = e.code();
-    }
-    co_return code;
-}
-
-cotun::task<std::string> exchange(cotun::reactor& io, cotun::udp_socket& from, cotun::udp_socket& to, std::string words,
-                                  std::optional<endpoint> where) {
-    const std::error_code code = co_await send_one(io, from, words, where);
-    if (code) co_return code.message();
-    co_return co_await next(to);
-}
-
-template <typename Call>
-std::error_code refusal(Call call, const std::vector<std::string>& words) {
-    const std::ptrdiff_t files = open_files();
-    std::error_code code;
-    try {
-        call();
-        FAIL_CHECK("it was not refused");
-    } catch (const std::system_error& refused) {
-        const std::string said = refused.what();
-        INFO(said);
-        for (const std::string& w : words) {
-            INFO("expected: " << w);
-            CHECK(said.find(w) != std::string::npos);
-        }
-        code = refused.code();
-    }
-    CHECK(open_files() == files);
-    return code;
-}
-
-} // namespace
 
 TEST_CASE("datagrams arrive with their sender", "[net][udp]") {
     own_namespace here;
@@ -186,58 +84,13 @@ TEST_CASE("a dual-stack socket shows IPv4 peers as IPv4", "[net][udp]") {
     CHECK_FALSE(cotun::is_final(code));
 }
 
-namespace {
-
-// In order, `count` numbers from 0 on; `received` grows with them.
-cotun::task<> receive_numbers(cotun::udp_socket& s, std::uint64_t count, std::uint64_t& received, bool batches) {
-    while (received < count) {
-        cotun::packet_batch batch;
-        if (batches) {
-            batch = co_await s.receive_packets();
-        } else {
-            cotun::datagram d = co_await s.receive();
-            batch.push_back(std::move(d.payload));
-        }
-        for (const cotun::packet& p : batch) {
-            std::uint64_t number = 0;
-            std::memcpy(&number, p.bytes().data(), sizeof number);
-            if (number != received) throw std::runtime_error("out of order");
-            ++received;
-        }
-    }
-}
-
-cotun::task<> send_numbers(cotun::reactor& io, cotun::udp_socket& s, std::uint64_t count, const std::uint64_t& received,
-                           std::uint64_t window, bool batches, std::size_t size, std::optional<endpoint> to) {
-    for (std::uint64_t n = 0; n < count;) {
-        while (n + 64 > received + window) co_await io.sleep_for(100us);
-        cotun::packet_batch batch;
-        for (std::size_t i = 0; i < (batches ? 64 : 1) && n < count; ++i, ++n) {
-            cotun::packet p = co_await io.allocate(size);
-            std::memcpy(p.bytes().data(), &n, sizeof n);
-            batch.push_back(std::move(p));
-        }
-        if (batches && to)
-            co_await s.send_packets_to(std::move(batch), *to);
-        else if (batches)
-            co_await s.send_packets(std::move(batch));
-        else if (to)
-            co_await s.send_to(std::move(batch.front()), *to);
-        else
-            co_await s.send(std::move(batch.front()));
-    }
-    co_await s.flush();
-}
-
-} // namespace
-
 TEST_CASE("50,000 datagrams arrive in order, none lost", "[net][udp][order]") {
     own_namespace here;
     const read_mode mode = GENERATE(from_range(modes));
     const bool batches = GENERATE(true, false);
     const bool connected = GENERATE(true, false);
     CAPTURE(name_of(mode), batches, connected);
-    constexpr std::uint64_t count = 50'000;
+    const std::uint64_t count = cotun::test::scaled(50'000);
     cotun::reactor io;
     cotun::udp_options options = bound("127.0.0.1:0", mode);
     options.receive_buffer = 8 << 20;
@@ -311,64 +164,6 @@ TEST_CASE("a peer that is not there is not the end", "[net][udp][refused]") {
     };
     io.run(wait(io, got));
     CHECK(got == "here I am from " + there.to_string());
-}
-
-TEST_CASE("a small send buffer keeps the order and loses nothing", "[net][udp][order]") {
-    own_namespace here;
-    const named_namespace there("slow");
-    const bool batches = GENERATE(true, false);
-    const std::size_t size = GENERATE(100U, 1200U, 5000U); // the last in fragments
-    const bool limited = GENERATE(false, true);
-    CAPTURE(batches, size, limited);
-    constexpr std::uint64_t count = 1500;
-    output_of("ip link add a0 type veth peer name b0 netns " + there.name() +
-              " && ip address add 192.0.2.1/24 dev a0 && ip link set a0 up && ip -n " + there.name() +
-              " address add 192.0.2.2/24 dev b0 && ip -n " + there.name() + " link set b0 up");
-    if (limited && !run("tc qdisc add dev a0 root tbf rate 100mbit burst 20k limit 10m").good()) return;
-    std::atomic<std::uint64_t> in_order{0};
-    std::atomic<bool> ready{false};
-    std::thread receiver([&] {
-        there.enter();
-        const int socket = ::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-        const int space = 32 << 20;
-        setsockopt(socket, SOL_SOCKET, SO_RCVBUFFORCE, &space, sizeof space);
-        const timeval time{5, 0};
-        setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time);
-        sockaddr_in a{};
-        a.sin_family = AF_INET;
-        a.sin_port = htons(4711);
-        const bool done = bind(socket, reinterpret_cast<const sockaddr*>(&a), sizeof a) == 0;
-        ready = true;
-        while (done && in_order < count) {
-            std::uint64_t number = 0;
-            if (recv(socket, &number, sizeof number, 0) <= 0 || number != in_order) break;
-            ++in_order;
-        }
-        close(socket);
-    });
-    CHECK(wait_until([&] { return ready.load(); }));
-    std::string failure;
-    cotun::write_statistics counted;
-    try {
-        cotun::reactor io({.pool = {.large_count = 200}});
-        cotun::udp_options options = bound("192.0.2.1:0");
-        options.peer = endpoint::from_string("192.0.2.2:4711");
-        // The kernel's least; more for fragments, which it refuses (ENOBUFS) rather than lets wait beyond twice the
-        // buffer.
-        options.send_buffer = size > 1472 ? 20'000 : 1;
-        cotun::udp_socket from = cotun::open_udp(io, options);
-        const std::uint64_t unbounded = count;
-        run_bounded(io, send_numbers(io, from, count, unbounded, count, batches, size, {}));
-        counted = from.writes();
-    } catch (const std::exception& e) {
-        failure = e.what();
-    }
-    receiver.join();
-    CAPTURE(failure);
-    CHECK(failure.empty());
-    CHECK(in_order == count);
-    CHECK(counted.packets == count);
-    CHECK(counted.failed() == 0);
 }
 
 TEST_CASE("closing ends who waits, and frees the port", "[net][udp][close]") {

@@ -14,6 +14,7 @@
 #include "io/outbox.hpp"
 #include "io/packet_port.hpp"
 #include "io/reactor_core.hpp"
+#include "held_task.hpp"
 #include "ring/scripted.hpp"
 
 #include <catch2/catch_test_macros.hpp>
@@ -281,36 +282,5 @@ inline task<> close(port& closed, outcome& end) {
     co_await closed.close();
     end.ended = true;
 }
-
-/// A task that can be destroyed from outside, wherever it stands. Not for one that may end by itself meanwhile.
-class held_task {
-public:
-    struct promise_type {
-        held_task get_return_object() noexcept {
-            return held_task(std::coroutine_handle<promise_type>::from_promise(*this));
-        }
-        std::suspend_never initial_suspend() const noexcept { return {}; }
-        std::suspend_always final_suspend() const noexcept { return {}; }
-        void return_void() const noexcept {}
-        void unhandled_exception() const noexcept { std::terminate(); }
-    };
-    held_task(held_task&& other) noexcept : frame_(std::exchange(other.frame_, nullptr)) {}
-    held_task& operator=(held_task&& other) noexcept {
-        destroy();
-        frame_ = std::exchange(other.frame_, nullptr);
-        return *this;
-    }
-    ~held_task() { destroy(); }
-    void destroy() {
-        if (frame_) std::exchange(frame_, nullptr).destroy();
-    }
-
-private:
-    explicit held_task(std::coroutine_handle<promise_type> frame) noexcept : frame_(frame) {}
-    std::coroutine_handle<promise_type> frame_;
-};
-
-/// Starts the task at once, outside the reactor's roots.
-inline held_task hold(task<> body) { co_await std::move(body); }
 
 } // namespace cotun::test

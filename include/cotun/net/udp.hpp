@@ -7,11 +7,14 @@
 //     cotun::packet_batch batch = co_await peer.receive_packets();
 //     co_await dev.write_packets(std::move(batch));           // what the socket received, the device sends: no copy
 //
-// Lifetime, thread: as device (tun/device.hpp). Close or destroy it on the reactor's thread.
-// Errors: std::system_error. A peer that is not there is not the end: ICMP refusals are counted (reads().refused,
-// writes().refused) and reading goes on. What became of datagrams that were accepted is counted, and thrown by flush().
+// Lifetime, thread: as device (tun/device.hpp).
+// Errors: std::system_error. A peer that is not there is not the end: ICMP refusals are counted (reads().refused) and
+// reading goes on. One that no read has taken is told by the kernel to the next send, of which nothing goes out then:
+// that datagram is counted in writes().refused, and not tried again. What became of datagrams that were accepted is
+// counted, and thrown by flush().
 // Order: datagrams are sent in the order in which they were given. When the socket's send buffer is full, the others
-// wait; none is sent before an earlier one.
+// wait; none is sent before an earlier one. A datagram larger than the path's MTU (of 1 KiB at least) needs room for all
+// of its fragments at once: one that the send buffer could not hold if it were empty fails with ENOBUFS.
 // Kernel: Linux 5.19; multishot receiving from 6.0 on. udp(7).
 #pragma once
 
@@ -26,6 +29,7 @@
 #include <cotun/net/endpoint.hpp>
 
 #include <optional>
+#include <type_traits>
 #include <utility>
 
 namespace cotun {
@@ -44,6 +48,8 @@ struct udp_options {
     bool v6_only = false;
     /// Lets the address be bound by several sockets (SO_REUSEADDR).
     bool reuse_address = false;
+    /// Lets datagrams be sent to broadcast addresses (SO_BROADCAST); without, they fail with EACCES.
+    bool broadcast = false;
     /// The largest datagram to receive, bytes (1 to 65535): chooses the size of the buffers. Larger ones are counted as
     /// truncated and dropped.
     unsigned largest_datagram = 1500;
@@ -54,6 +60,7 @@ struct udp_options {
     /// Forces one way of receiving.
     read_mode read = read_mode::automatic;
 };
+static_assert(std::is_trivially_destructible_v<udp_options>); // see io/option_values.hpp
 
 struct datagram {
     datagram() noexcept = default;
@@ -113,6 +120,7 @@ private:
     friend udp_socket open_udp(reactor&, const udp_options&);
     explicit udp_socket(detail::udp_port* port) noexcept;
     void reset() noexcept;
+    detail::udp_port& port() const noexcept;
 
     detail::udp_port* port_; // counted; nullptr once moved from
 };

@@ -2,8 +2,8 @@
 //
 // device: a TUN (layer 3, IP packets) or TAP (layer 2, Ethernet frames) interface.
 //
-//     cotun::device dev = cotun::open_tun(io, {.name = "tun0", .addresses = {"10.9.0.1/24", "fd00::1/64"}, .mtu =
-//     1400}); for (;;) {
+//     cotun::device dev = cotun::open_tun(io, {.name = "tun0", .addresses = {"10.9.0.1/24", "fd00::1/64"}});
+//     for (;;) {
 //         cotun::packet pkt = co_await dev.read_packet();
 //         ...
 //         co_await dev.write_packet(std::move(pkt));
@@ -13,8 +13,9 @@
 //
 // Lifetime: the interface exists from open_tun() until close() has returned, or the destructor, which closes it
 // synchronously (it waits for the kernel, up to a few tens of milliseconds, and up to a second for packets that were
-// accepted). Operations that wait are ended with std::errc::operation_canceled. Close or destroy it on the reactor's
-// thread.
+// accepted). Operations that wait are ended with std::errc::operation_canceled; who resumes from one may not use a
+// handle that was destroyed meanwhile. Close or destroy it on the reactor's thread. One that was moved from can only be
+// destroyed or assigned to. `ip netns delete` does not end a device: its namespace lives on with it.
 // Thread: the reactor's.
 // Errors: std::system_error that says what was refused and what to do about it; nothing is left behind by a failed
 // open. A device deleted from outside ends its reads and writes with EBADFD, which cotun::is_final() knows; one that is
@@ -101,6 +102,7 @@ public:
 private:
     friend device open_device(reactor&, const device_options&, bool);
     explicit device(detail::device_port* port) noexcept;
+    detail::device_port& port() const noexcept;
     void reset() noexcept;
 
     detail::device_port* port_; // counted; nullptr once moved from

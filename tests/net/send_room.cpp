@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The wait for room in a socket's send buffer, with a kernel that the test plays.
+#include <cotun/net/udp.hpp>
+
+#include "../support/scripted_port.hpp"
+
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+
+#include <poll.h>
+
+#include <chrono>
+
+using namespace cotun;
+using namespace cotun::test;
+using kind = ring::scripted::kind;
+
+namespace {
+
+// The least that Linux allows is 4.5 KiB or so.
+struct socket_rig : rig {
+    socket_rig() : socket(open()) {
+        kernel.writes_complete = false;
+        settle();
+        descriptor = kernel.in_flight.front().descriptor; // of its read
+        int bytes = 0;
+        socklen_t size = sizeof bytes;
+        REQUIRE(getsockopt(descriptor, SOL_SOCKET, SO_SNDBUF, &bytes, &size) == 0);
+        buffer = bytes;
+        send(5000); // so that from now on the kernel is asked what is in use
+        sent();
+        settle();
+    }
+
+    udp_socket open() {
+        udp_options o;
+        o.peer = endpoint::from_string("127.0.0.1:9");
+        o.send_buffer = 1;
+        return open_udp(io, o);
+    }
+
+    void send(std::size_t size) {
+        static constexpr auto body = [](udp_socket& s, packet p) -> task<> { co_await s.send(std::move(p)); };
+        io.spawn(body(socket, io.try_allocate(size)));
+        settle();
+    }
+
+    ring::scripted::request* polling() { return kernel.find(kind::poll, descriptor); }
+
+    /// The sizes of the datagrams that are with the kernel.
+    std::vector<std::size_t> sending() {
+        std::vector<std::size_t> all;
+        for (const ring::scripted::request& r : kernel.in_flight)
+            if (r.what == kind::send) all.push_back(r.bytes.size());
+        return all;
+    }
+
+    void sent() {
+        const ring::scripted::request* r = kernel.find(kind::send, descriptor);
+        REQUIRE(r != nullptr);
+        kernel.complete(r->name, static_cast<std::int32_t>(r->bytes.size()));
+    }
+
+    void polled(int events) {
+        REQUIRE(polling() != nullptr);
+        CHECK(polling()->events == POLLOUT);
+        kernel.complete(polling()->name, events);
+        settle();
+    }
+
+    void later() {
+        kernel.advance(std::chrono::milliseconds(1));
+        settle();
+    }
+
+    udp_socket socket;
+    int descriptor = -1;
+    ssize_t buffer = 0;
+};
+
+using sizes = std::vector<std::size_t>;
+
+} // namespace
+
+TEST_CASE("send room: an error that waits on the socket does not end the wait", "[net][udp]") {
+    socket_rig r;
+    r.kernel.unsent[r.descriptor] = r.buffer;
+    r.send(100);
+    r.kernel.pending_error[r.descriptor] = ECONNREFUSED;
+    r.polled(POLLERR);
+    CHECK(r.kernel.pending_error[r.descriptor] == 0);
+    CHECK(r.socket.reads().refused == 1);
+    CHECK(r.sending().empty());
+    CHECK(r.polling() == nullptr); // a pause first: what answers at once would answer for ever
+    r.later();
+    r.polled(POLLERR); // of something else
+    CHECK(r.socket.reads().refused == 1);
+    r.later();
+    r.kernel.pending_error[r.descriptor] = ECONNREFUSED;
+    r.kernel.unsent[r.descriptor] = 0;
+    r.polled(POLLERR | POLLOUT); // not left for the datagram that would fail by it
+    CHECK(r.kernel.pending_error[r.descriptor] == 0);
+    CHECK(r.sending() == sizes{100});
+    r.sent();
+    r.settle();
+    CHECK(r.socket.reads().refused == 2);
+    CHECK(r.socket.writes().packets == 2);
+    CHECK(r.socket.writes().failed() == 0);
+}
+
+TEST_CASE("send room: what may not fit goes alone, in its turn", "[net][udp]") {
+    socket_rig r;
+    r.kernel.unsent[r.descriptor] = 100; // POLLOUT would come at once
+    for (const std::size_t size : {5000U, 100U, 100U, 5000U, 100U}) r.send(size);
+    CHECK(r.sending().empty());
+    CHECK(r.polling() == nullptr);
+    r.later();
+    CHECK(r.sending().empty());
+    r.kernel.unsent[r.descriptor] = 0;
+    r.later();
+    CHECK(r.sending() == sizes{5000});
+    r.kernel.unsent[r.descriptor] = r.buffer + 1000;
+    r.sent();
+    r.settle();
+    CHECK(r.sending().empty());
+    r.kernel.unsent[r.descriptor] = 500;
+    r.polled(POLLOUT);
+    CHECK(r.sending() == sizes{100, 100});
+    r.sent();
+    r.settle();
+    CHECK(r.sending() == sizes{100}); // one after the other is in the way of the third
+    r.kernel.unsent[r.descriptor] = 0;
+    r.sent();
+    r.settle();
+    CHECK(r.sending() == sizes{5000});
+    r.kernel.complete(r.kernel.find(kind::send, r.descriptor)->name, -ENOBUFS);
+    r.settle();
+    CHECK(r.sending() == sizes{100});
+    r.sent();
+    r.settle();
+    CHECK(r.socket.writes().packets == 5);
+    CHECK(r.socket.writes().no_memory == 1);
+}
+
+TEST_CASE("send room: closing while it is waited for", "[net][udp]") {
+    socket_rig r;
+    const bool by_destructor = GENERATE(false, true);
+    const bool poll = GENERATE(false, true);
+    const bool error = GENERATE(false, true);
+    CAPTURE(by_destructor, poll, error);
+    r.kernel.unsent[r.descriptor] = poll ? r.buffer : 100;
+    r.send(5000);
+    r.send(100);
+    CHECK((r.polling() != nullptr) == poll);
+    std::uint64_t polls = 0;
+    r.kernel.idle = [&](ring::scripted& kernel) {
+        if (error && r.polling() != nullptr && ++polls < 100'000) kernel.complete(r.polling()->name, POLLERR);
+    };
+    // Virtual time passes meanwhile, and a little real time: close(2) is called on a thread of its own.
+    static constexpr auto end = [](udp_socket& s, bool& ended) -> task<> {
+        co_await s.close();
+        ended = true;
+    };
+    static constexpr auto wait = [](reactor& io, const bool& ended) -> task<> {
+        for (int i = 0; i < 10'000 && !ended; ++i) {
+            co_await io.sleep_for(std::chrono::milliseconds(1));
+            ::usleep(100);
+        }
+    };
+    const std::size_t before = r.kernel.enters();
+    if (by_destructor) {
+        const udp_socket closed = std::move(r.socket);
+    } else {
+        bool ended = false;
+        r.io.spawn(end(r.socket, ended));
+        r.io.run(wait(r.io, ended));
+        CHECK(ended);
+        CHECK(r.socket.writes().dropped == 2);
+    }
+    CHECK(r.kernel.enters() - before < 20'000); // a second, a millisecond at a time at worst
+    CHECK(r.io.statistics().requests_in_flight == 0);
+    if (by_destructor) r.socket = r.open();
+}
