@@ -4,12 +4,10 @@
 // goes with the namespace.
 #include "link/netlink.hpp"
 
-#include <fcntl.h>
-#include <sched.h>
+#include <net/if.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <linux/if.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 
@@ -21,14 +19,14 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
-#include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <system_error>
 #include <thread>
 #include <utility>
 
+#include "../support/namespace.hpp"
+
+using namespace test;
 using cotun::link::link_info;
 using cotun::link::netlink_socket;
 using namespace cotun::wire;
@@ -36,57 +34,14 @@ using Catch::Matchers::ContainsSubstring;
 
 namespace {
 
-struct command_result {
-    std::string output;
-    bool good = false;
-};
+std::string ip(const std::string& arguments) { return output_of("ip " + arguments); }
 
-command_result run(const std::string& command) {
-    command_result result;
-    FILE* const pipe = popen((command + " 2>&1").c_str(), "r");
-    if (pipe == nullptr) return result;
-    std::array<char, 4096> piece;
-    while (const std::size_t size = fread(piece.data(), 1, piece.size(), pipe))
-        result.output.append(piece.data(), size);
-    result.good = pclose(pipe) == 0;
-    return result;
-}
-
-std::string ip(const std::string& arguments) {
-    const command_result result = run("ip " + arguments);
-    INFO("ip " << arguments << ": " << result.output);
-    REQUIRE(result.good);
-    return result.output;
-}
-
-// While it lives, the thread and the commands it starts are in a fresh network namespace with a veth pair a0-b0.
-class own_namespace {
-public:
-    own_namespace() {
-        if (geteuid() != 0) SKIP("needs root, for a network namespace of its own");
-        home_ = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-        if (home_ < 0 || unshare(CLONE_NEWNET) != 0) {
-            const int error = errno;
-            if (home_ >= 0) close(home_);
-            SKIP("no network namespace can be made here: " << std::strerror(error));
-        }
-        const command_result made = run("ip link add a0 type veth peer name b0");
-        if (!made.good) {
-            leave();
-            SKIP("no veth pair can be made with ip(8) here: " << made.output);
-        }
+// A namespace with a veth pair a0-b0.
+struct paired_namespace : own_namespace {
+    paired_namespace() {
+        const outcome made = run("ip link add a0 type veth peer name b0");
+        if (!made.good()) SKIP("no veth pair can be made with ip(8) here: " << made.output);
     }
-    own_namespace(const own_namespace&) = delete;
-    own_namespace& operator=(const own_namespace&) = delete;
-    ~own_namespace() { leave(); }
-
-private:
-    void leave() const {
-        if (setns(home_, CLONE_NEWNET) != 0)
-            std::terminate(); // the tests that follow would work on the wrong namespace
-        close(home_);
-    }
-    int home_ = -1;
 };
 
 template <typename Call>
@@ -101,18 +56,16 @@ std::string refusal(int error, Call call) {
     return {};
 }
 
-std::ptrdiff_t open_files() { return std::distance(std::filesystem::directory_iterator{"/proc/self/fd"}, {}); }
-
 } // namespace
 
 TEST_CASE("a link is found by name and by index", "[link][netlink]") {
-    own_namespace here;
+    paired_namespace here;
     netlink_socket netlink;
     const link_info lo = netlink.get_link("lo");
     CHECK(lo.index == 1);
     CHECK(lo.name == "lo");
     CHECK((lo.flags & IFF_LOOPBACK) != 0);
-    CHECK((lo.flags & IFF_UP) == 0);
+    CHECK((lo.flags & IFF_UP) != 0);
 
     ip("link set a0 address 02:00:5e:00:53:01 mtu 1400");
     const link_info a0 = netlink.get_link("a0");
@@ -126,7 +79,7 @@ TEST_CASE("a link is found by name and by index", "[link][netlink]") {
 }
 
 TEST_CASE("MTU, up, down and MAC are what ip shows", "[link][netlink]") {
-    own_namespace here;
+    paired_namespace here;
     netlink_socket netlink;
     const unsigned a0 = netlink.get_link("a0").index;
     netlink.set_mtu(a0, 1280);
@@ -143,7 +96,7 @@ TEST_CASE("MTU, up, down and MAC are what ip shows", "[link][netlink]") {
 }
 
 TEST_CASE("addresses are given as ip gives them", "[link][netlink]") {
-    own_namespace here;
+    paired_namespace here;
     netlink_socket netlink;
     const unsigned a0 = netlink.get_link("a0").index;
     CHECK(netlink.addresses(a0).empty());
@@ -182,7 +135,7 @@ TEST_CASE("addresses are given as ip gives them", "[link][netlink]") {
 }
 
 TEST_CASE("of an address with a peer, the link's own is listed", "[link][netlink]") {
-    own_namespace here;
+    paired_namespace here;
     netlink_socket netlink;
     ip("addr add 10.9.0.1 peer 10.9.0.2/32 dev a0");
     ip("addr add fd00::1 peer fd00::2/128 dev a0 nodad");
@@ -191,8 +144,8 @@ TEST_CASE("of an address with a peer, the link's own is listed", "[link][netlink
 }
 
 TEST_CASE("a TUN device has no MAC address but all the rest", "[link][netlink]") {
-    own_namespace here;
-    if (!run("ip tuntap add dev t0 mode tun").good) SKIP("no TUN device can be made here");
+    paired_namespace here;
+    if (!run("ip tuntap add dev t0 mode tun").good()) SKIP("no TUN device can be made here");
     netlink_socket netlink;
     const link_info t0 = netlink.get_link("t0");
     CHECK_FALSE(t0.mac);
@@ -208,11 +161,11 @@ TEST_CASE("a TUN device has no MAC address but all the rest", "[link][netlink]")
                ContainsSubstring("link t0") && ContainsSubstring("no Ethernet address"));
     CHECK_THAT(refusal(EINVAL, [&] { netlink.set_mtu(t0.index, 70000); }), ContainsSubstring("68 to 65535"));
     netlink.delete_link(t0.index);
-    CHECK_FALSE(run("ip link show t0").good);
+    CHECK_FALSE(run("ip link show t0").good());
 }
 
 TEST_CASE("a refusal says what, on which link, why, and what to do", "[link][netlink]") {
-    own_namespace here;
+    paired_namespace here;
     netlink_socket netlink;
     const unsigned a0 = netlink.get_link("a0").index;
 
@@ -253,7 +206,7 @@ TEST_CASE("a refusal says what, on which link, why, and what to do", "[link][net
 }
 
 TEST_CASE("without CAP_NET_ADMIN the refusal names it", "[link][netlink]") {
-    own_namespace here;
+    paired_namespace here;
     struct as_nobody {
         as_nobody() { REQUIRE(seteuid(65534) == 0); }
         ~as_nobody() {
@@ -271,20 +224,20 @@ TEST_CASE("without CAP_NET_ADMIN the refusal names it", "[link][netlink]") {
 }
 
 TEST_CASE("a socket stays with the namespace it was made in", "[link][netlink]") {
-    own_namespace outer;
+    paired_namespace outer;
     netlink_socket netlink;
     ip("link set a0 mtu 1333");
     {
-        own_namespace inner;
+        paired_namespace inner;
         CHECK(netlink.get_link("a0").mtu == 1333);
         CHECK(netlink_socket{}.get_link("a0").mtu != 1333);
     }
     netlink.delete_link(netlink.get_link("a0").index);
-    CHECK_FALSE(run("ip link show b0").good); // the pair goes together
+    CHECK_FALSE(run("ip link show b0").good()); // the pair goes together
 }
 
 TEST_CASE("answers that others send are passed over", "[link][netlink]") {
-    own_namespace here;
+    paired_namespace here;
     netlink_socket netlink;
     sockaddr_nl to{};
     to.nl_family = AF_NETLINK;
@@ -317,11 +270,11 @@ TEST_CASE("answers that others send are passed over", "[link][netlink]") {
     close(enemy);
     CHECK(netlink.get_link("a0").name == "a0");
     CHECK(netlink.get_link("b0").name == "b0");
-    CHECK(netlink.addresses(1).empty());
+    CHECK(netlink.addresses(netlink.get_link("b0").index).empty());
 }
 
 TEST_CASE("a long table is read whole, also while it changes", "[link][netlink]") {
-    own_namespace here;
+    paired_namespace here;
     netlink_socket netlink;
     const unsigned a0 = netlink.get_link("a0").index;
     constexpr std::uint32_t count = 1000; // some 80 bytes each: more than one read

@@ -13,12 +13,17 @@
 #include <catch2/catch_test_macros.hpp>
 
 #include <cerrno>
+#include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <fstream>
+#include <mutex>
 #include <sstream>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "process.hpp"
 
@@ -48,11 +53,31 @@ private:
     int home_ = -1;
 };
 
+inline const std::string namespace_prefix = "cotun-test-"; // the process's number and a tag follow
+
+/// Deletes the namespaces of test programs that are gone, which is to say that they were killed. Those of programs that
+/// run, such as this one, stay.
+inline void sweep_namespaces() {
+    std::vector<std::string> left;
+    std::error_code none; // no such directory: no namespaces
+    for (const auto& entry : std::filesystem::directory_iterator("/run/netns", none)) {
+        const std::string name = entry.path().filename();
+        if (name.rfind(namespace_prefix, 0) != 0) continue;
+        const int owner = std::atoi(name.c_str() + namespace_prefix.size());
+        if (owner > 0 && kill(owner, 0) != 0 && errno == ESRCH) left.push_back(name);
+    }
+    for (const std::string& name : left) run("ip netns delete " + name);
+}
+
 /// A namespace as `ip netns` makes it, with a name of its own.
 class named_namespace {
 public:
-    explicit named_namespace(const std::string& tag) : name_("cotun-" + tag + "-" + std::to_string(getpid())) {
+    explicit named_namespace(const std::string& tag) : name_(namespace_prefix + std::to_string(getpid()) + "-" + tag) {
         if (geteuid() != 0) SKIP("needs root, for a network namespace of its own");
+        static std::once_flag first;
+        std::call_once(first, sweep_namespaces);
+        // A program that was killed may have had our number.
+        if (access(path().c_str(), F_OK) == 0) run("ip netns delete " + name_);
         const outcome made = run("ip netns add " + name_ + " && ip -n " + name_ + " link set lo up");
         if (!made.good()) {
             run("ip netns delete " + name_);
@@ -101,6 +126,12 @@ inline void need_tun() {
     if (there < 0) SKIP("no /dev/net/tun here: " << std::strerror(errno));
     close(there);
 }
+
+/// A fresh network namespace, on a machine that has the TUN driver.
+class tun_namespace : public own_namespace {
+public:
+    tun_namespace() { need_tun(); }
+};
 
 /// What identifies the network namespace that the calling thread is in.
 inline std::pair<dev_t, ino_t> current_namespace() {

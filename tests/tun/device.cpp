@@ -4,7 +4,7 @@
 #include <cotun/tun/device.hpp>
 
 #include <catch2/catch_test_macros.hpp>
-#include <catch2/generators/catch_generators_range.hpp>
+#include <catch2/generators/catch_generators.hpp>
 #include <catch2/matchers/catch_matchers_string.hpp>
 
 #include <linux/if_ether.h>
@@ -24,8 +24,7 @@ std::string shown(const std::string& name) { return output_of("ip -j address sho
 } // namespace
 
 TEST_CASE("a device is opened by its name", "[tun][open]") {
-    own_namespace here;
-    need_tun();
+    tun_namespace here;
     cotun::reactor io;
     {
         cotun::device dev = cotun::open_tun(
@@ -47,8 +46,7 @@ TEST_CASE("a device is opened by its name", "[tun][open]") {
 }
 
 TEST_CASE("a device gets the first free number for %d, and a name when it has none", "[tun][open]") {
-    own_namespace here;
-    need_tun();
+    tun_namespace here;
     cotun::reactor io;
     cotun::device first = cotun::open_tun(io, {.name = "vpn%d"});
     cotun::device second = cotun::open_tun(io, {.name = "vpn%d"});
@@ -72,8 +70,7 @@ TEST_CASE("a device gets the first free number for %d, and a name when it has no
 }
 
 TEST_CASE("a TAP device is an Ethernet interface", "[tun][open]") {
-    own_namespace here;
-    need_tun();
+    tun_namespace here;
     cotun::reactor io;
     cotun::device dev = cotun::open_tap(io, {.name = "tap7", .addresses = {"10.9.0.1/24"}, .mtu = 9000});
     CHECK(dev.is_tap());
@@ -82,16 +79,14 @@ TEST_CASE("a TAP device is an Ethernet interface", "[tun][open]") {
 }
 
 TEST_CASE("a device can be left down", "[tun][open]") {
-    own_namespace here;
-    need_tun();
+    tun_namespace here;
     cotun::reactor io;
     cotun::device dev = cotun::open_tun(io, {.name = "quiet", .addresses = {"10.9.0.1/24"}, .up = false});
     CHECK_THAT(shown("quiet"), !ContainsSubstring("\"UP\"") && ContainsSubstring("10.9.0.1"));
 }
 
 TEST_CASE("the bounds of the MTU", "[tun][open]") {
-    own_namespace here;
-    need_tun();
+    tun_namespace here;
     cotun::reactor io;
     cotun::device least = cotun::open_tun(io, {.name = "least", .addresses = {"10.9.0.1/24"}, .mtu = 68});
     cotun::device most = cotun::open_tun(io, {.name = "most", .addresses = {"fd09::1/64"}, .mtu = 65535});
@@ -102,8 +97,7 @@ TEST_CASE("the bounds of the MTU", "[tun][open]") {
 }
 
 TEST_CASE("a device is opened in another namespace, and the thread stays where it was", "[tun][open][netns]") {
-    own_namespace here;
-    need_tun();
+    tun_namespace here;
     const named_namespace there("open");
     const bool by_path = GENERATE(false, true);
     CAPTURE(by_path);
@@ -177,9 +171,8 @@ cotun::task<std::uint64_t> count_echoes(cotun::reactor& io, const plain_socket& 
 } // namespace
 
 TEST_CASE("TAP frames: ARP is seen, and what is answered arrives", "[tun][tap]") {
-    own_namespace here;
-    need_tun();
-    const cotun::read_mode mode = GENERATE(from_range(read_modes()));
+    tun_namespace here;
+    const cotun::read_mode mode = each_read_mode();
     CAPTURE(name_of(mode));
     cotun::reactor io;
     cotun::device dev = cotun::open_tap(io, {.name = "tap0", .addresses = {"10.9.0.1/24"}, .read = mode});
@@ -193,6 +186,44 @@ TEST_CASE("TAP frames: ARP is seen, and what is answered arrives", "[tun][tap]")
         const std::uint64_t echoes = run_bounded(io, count_echoes(io, socket, 500));
         CHECK(echoes == 500);
     }
+}
+
+namespace {
+
+cotun::task<std::uint64_t> first_number(cotun::device& dev) {
+    for (;;) {
+        const cotun::packet pkt = co_await dev.read_packet();
+        if (const auto number = number_of(pkt.bytes())) co_return *number;
+    }
+}
+
+} // namespace
+
+TEST_CASE("reading by multishot, where the kernel has it, and by poll and read(2) where not", "[tun][fallback]") {
+    tun_namespace here;
+    const cotun::read_mode mode = GENERATE(cotun::read_mode::automatic, cotun::read_mode::poll);
+    CAPTURE(name_of(mode));
+    cotun::reactor io;
+    cotun::device dev = cotun::open_tun(io, {.name = "tun0", .addresses = {"10.9.0.1/24"}, .read = mode});
+    const plain_socket socket;
+    socket.send(7, "10.9.0.2");
+    const std::uint64_t number = run_bounded(io, first_number(dev));
+    CHECK(number == 7);
+    CHECK(dev.uses_multishot() == (mode == cotun::read_mode::automatic && kernel_reads_multishot()));
+}
+
+TEST_CASE("multishot that was asked for and is not there is refused by name", "[tun][fallback]") {
+    tun_namespace here;
+    if (kernel_reads_multishot()) SKIP("this kernel has multishot reads");
+    cotun::reactor io;
+    const std::error_code code = refusal(
+        [&] {
+            cotun::device dev = cotun::open_tun(io, {.name = "tun0", .read = cotun::read_mode::multishot});
+            run_bounded(io, first_number(dev));
+        },
+        {"tun0", "multishot"});
+    CHECK(code == std::errc::invalid_argument);
+    CHECK_FALSE(has_interface("tun0"));
 }
 
 namespace {
@@ -212,10 +243,9 @@ cotun::task<int> status_of(cotun::reactor& io, program& p) {
 } // namespace
 
 TEST_CASE("ping is answered", "[tun][ping]") {
-    own_namespace here;
-    need_tun();
+    tun_namespace here;
     if (!is_installed("ping")) SKIP("no ping(8)");
-    const cotun::read_mode mode = GENERATE(from_range(read_modes()));
+    const cotun::read_mode mode = each_read_mode();
     const std::string to = GENERATE("10.9.0.7", "fd09::7");
     CAPTURE(name_of(mode), to);
     cotun::reactor io;

@@ -4,7 +4,7 @@
 #include <cotun/tun/device.hpp>
 
 #include <catch2/catch_test_macros.hpp>
-#include <catch2/generators/catch_generators_range.hpp>
+#include <catch2/generators/catch_generators.hpp>
 
 #include "traffic.hpp"
 
@@ -79,12 +79,11 @@ struct listener {
 } // namespace
 
 TEST_CASE("100,000 packets are read in order, none lost", "[tun][order]") {
-    own_namespace here;
-    need_tun();
-    const cotun::read_mode mode = GENERATE(from_range(read_modes()));
+    tun_namespace here;
+    const cotun::read_mode mode = each_read_mode();
     const bool batches = GENERATE(true, false);
     CAPTURE(name_of(mode), batches);
-    constexpr std::uint64_t count = 100'000;
+    const std::uint64_t count = scaled(100'000);
     cotun::reactor io;
     cotun::device dev = cotun::open_tun(io, {.name = "tun0", .addresses = {"10.9.0.1/24"}, .read = mode});
     pace p(300); // the device's queue holds 500
@@ -104,11 +103,10 @@ TEST_CASE("100,000 packets are read in order, none lost", "[tun][order]") {
 }
 
 TEST_CASE("100,000 packets are written in order, none lost", "[tun][order]") {
-    own_namespace here;
-    need_tun();
+    tun_namespace here;
     const bool batches = GENERATE(true, false);
     CAPTURE(batches);
-    constexpr std::uint64_t count = 100'000;
+    const std::uint64_t count = scaled(100'000);
     cotun::reactor io;
     cotun::device dev = cotun::open_tun(io, {.name = "tun0", .addresses = {"10.9.0.1/24"}});
     pace p(2000);
@@ -139,13 +137,12 @@ cotun::task<> until(cotun::reactor& io, const std::atomic<bool>& over) {
 } // namespace
 
 TEST_CASE("forwarding with few buffers never stalls", "[tun][pressure]") {
-    own_namespace here;
-    need_tun();
-    const cotun::read_mode mode = GENERATE(from_range(read_modes()));
+    tun_namespace here;
+    const cotun::read_mode mode = each_read_mode();
     const unsigned buffers = GENERATE(4U, 5U, 16U);
     const bool both_ways = GENERATE(false, true);
     CAPTURE(name_of(mode), buffers, both_ways);
-    constexpr std::uint64_t count = 20'000;
+    const std::uint64_t count = scaled(20'000);
     const named_namespace right("few");
     cotun::reactor io({.pool = {.small_count = buffers, .large_count = 0}});
     cotun::device a = cotun::open_tun(io, {.name = "left", .addresses = {"10.9.0.1/24"}, .read = mode});
@@ -238,23 +235,19 @@ cotun::task<std::uint64_t> hoard(cotun::reactor& io, cotun::device& dev, std::ui
 } // namespace
 
 TEST_CASE("a slow consumer makes reading pause, and loses nothing", "[tun][pressure]") {
-    own_namespace here;
-    need_tun();
-    const cotun::read_mode mode = GENERATE(from_range(read_modes()));
-    CAPTURE(name_of(mode));
-    cotun::reactor io({.pool = {.small_count = 8, .large_count = 0}});
-    cotun::device dev = cotun::open_tun(io, {.name = "tun0", .addresses = {"10.9.0.1/24"}, .read = mode});
+    tun_bench b(0, {.small_count = 8, .large_count = 0});
+    CAPTURE(name_of(b.mode));
     output_of("ip link set tun0 txqueuelen 2000");
     const plain_socket socket;
     for (std::uint64_t n = 0; n < 400; ++n) socket.send(n, "10.9.0.2"); // at once: they wait in the kernel
     SECTION("slow") {
-        const std::uint64_t in_order = run_bounded(io, read_slowly(io, dev, 400));
+        const std::uint64_t in_order = run_bounded(b.io, read_slowly(b.io, b.dev, 400));
         CHECK(in_order == 400);
     }
     SECTION("holding all but one of the buffers") {
-        const std::uint64_t in_order = run_bounded(io, hoard(io, dev, 400));
+        const std::uint64_t in_order = run_bounded(b.io, hoard(b.io, b.dev, 400));
         CHECK(in_order == 400);
-        CHECK(dev.reads().buffers_exhausted + io.statistics().buffers_exhausted > 0);
+        CHECK(b.dev.reads().buffers_exhausted + b.io.statistics().buffers_exhausted > 0);
     }
     CHECK(counters_of("tun0").send_drops == 0);
 }
@@ -279,8 +272,7 @@ cotun::task<> until_count(cotun::reactor& io, const std::size_t& reached, std::s
 } // namespace
 
 TEST_CASE("two coroutines read one device: each packet goes to one of them, in order", "[tun]") {
-    own_namespace here;
-    need_tun();
+    tun_namespace here;
     cotun::reactor io;
     cotun::device dev = cotun::open_tun(io, {.name = "tun0", .addresses = {"10.9.0.1/24"}});
     constexpr std::size_t count = 5000;

@@ -11,6 +11,8 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <catch2/generators/catch_generators_range.hpp>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -22,22 +24,26 @@
 #include <vector>
 
 #include "../support/namespace.hpp"
+#include "../support/scale.hpp"
 
 namespace test {
+
+using cotun::test::scaled;
 
 inline constexpr std::uint16_t traffic_port = 4711;
 inline constexpr std::size_t headers_size = 20 + 8;
 inline constexpr std::size_t numbered_size = headers_size + 8;
 
-/// Whether the kernel can read a device by multishot (Linux 6.7).
-inline bool kernel_reads_multishot() {
+inline bool kernel_is_from(long major, long minor) {
     utsname about{};
     uname(&about);
     char* rest = nullptr;
-    const long major = std::strtol(about.release, &rest, 10);
-    const long minor = *rest == '.' ? std::strtol(rest + 1, nullptr, 10) : 0;
-    return major > 6 || (major == 6 && minor >= 7);
+    const long its_major = std::strtol(about.release, &rest, 10);
+    const long its_minor = *rest == '.' ? std::strtol(rest + 1, nullptr, 10) : 0;
+    return its_major > major || (its_major == major && its_minor >= minor);
 }
+
+inline bool kernel_reads_multishot() { return kernel_is_from(6, 7); }
 
 inline std::vector<cotun::read_mode> read_modes() {
     std::vector<cotun::read_mode> all{cotun::read_mode::automatic, cotun::read_mode::poll};
@@ -48,6 +54,23 @@ inline std::vector<cotun::read_mode> read_modes() {
 inline const char* name_of(cotun::read_mode mode) {
     return mode == cotun::read_mode::automatic ? "automatic" : mode == cotun::read_mode::poll ? "poll" : "multishot";
 }
+
+/// In turn, every way that the kernel has.
+inline cotun::read_mode each_read_mode() { return GENERATE(from_range(read_modes())); }
+
+/// What most tests of a device begin with: a namespace of their own with the device "tun0", 10.9.0.1/24, in it; once
+/// for every way of reading.
+struct tun_bench {
+    explicit tun_bench(unsigned mtu = 0, const cotun::pool_options& pool = {})
+        : mode(each_read_mode()),
+          io({.pool = pool}),
+          dev(cotun::open_tun(io, {.name = "tun0", .addresses = {"10.9.0.1/24"}, .mtu = mtu, .read = mode})) {}
+
+    tun_namespace here;
+    const cotun::read_mode mode;
+    cotun::reactor io;
+    cotun::device dev;
+};
 
 /// Fills `packet` (at least numbered_size bytes) with IPv4 and UDP headers and the number behind them.
 inline void write_numbered(std::span<std::byte> packet, std::uint64_t number, cotun::wire::ipv4_address from,
