@@ -73,6 +73,7 @@ private:
         bool wanted = false;
         std::uint16_t free = no_slot; // the first of a list
         std::byte* memory = nullptr;
+        std::size_t bytes = 0; // of memory
     };
 
     ~packet_pool();
