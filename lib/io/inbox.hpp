@@ -29,32 +29,34 @@
 
 #include <bit>
 #include <cassert>
-#include <vector>
+#include <memory>
 
 namespace cotun::detail {
 
 /// Packets in order, in a ring of memory that never grows: it throws nothing once it is made.
 class slot_queue {
 public:
-    explicit slot_queue(unsigned capacity) : ring_(std::bit_ceil(capacity)) {}
+    explicit slot_queue(unsigned capacity)
+        : ring_(std::make_unique<packet_slot*[]>(std::bit_ceil(capacity))), mask_(std::bit_ceil(capacity) - 1) {}
 
     bool empty() const noexcept { return size_ == 0; }
     std::size_t size() const noexcept { return size_; }
     /// There must be fewer than the capacity.
     void push_back(packet_slot* s) noexcept {
-        assert(size_ < ring_.size());
-        ring_[(first_ + size_++) & (ring_.size() - 1)] = s;
+        assert(size_ <= mask_);
+        ring_[(first_ + size_++) & mask_] = s;
     }
-    packet_slot* pop_back() noexcept { return ring_[(first_ + --size_) & (ring_.size() - 1)]; }
+    packet_slot* pop_back() noexcept { return ring_[(first_ + --size_) & mask_]; }
     packet_slot* pop_front() noexcept {
         packet_slot* s = ring_[first_];
-        first_ = (first_ + 1) & (ring_.size() - 1);
+        first_ = (first_ + 1) & mask_;
         --size_;
         return s;
     }
 
 private:
-    std::vector<packet_slot*> ring_;
+    std::unique_ptr<packet_slot*[]> ring_;
+    std::size_t mask_;
     std::size_t first_ = 0;
     std::size_t size_ = 0;
 };

@@ -12,12 +12,20 @@
 
 namespace cotun::detail {
 
-outbox::outbox(packet_port& port, reactor_core& core, unsigned window) : port_(&port), core_(&core), entries_(window) {
+outbox::outbox(packet_port& port, reactor_core& core, unsigned window) : port_(&port), core_(&core), entries_(std::make_unique<entry[]>(window)), mask_(window - 1) {
     assert(std::has_single_bit(window));
 }
 
-void outbox::accept(packet&& p) noexcept {
-    packet_slot* slot = packet_pool::unwrap(std::move(p));
+bool outbox::offer(packet*& next, packet* end) noexcept {
+    for (; next != end; ++next) {
+        if (!*next) continue;
+        if (!has_room()) return false;
+        accept(packet_pool::unwrap(std::move(*next)));
+    }
+    return true;
+}
+
+void outbox::accept(packet_slot* slot) noexcept {
     entry& e = at(accepted_++);
     e.slot = slot;
     e.size = slot->size;
@@ -29,7 +37,7 @@ void outbox::submit() {
     while (submitted_ != accepted_ && failure_ == 0) {
         entry& e = at(submitted_);
         if (!admits(e.size)) return;
-        const std::size_t place = submitted_ & (entries_.size() - 1);
+        const std::size_t place = submitted_ & mask_;
         e.request = core_->begin(*this, static_cast<std::uint32_t>(place));
         if (e.request == 0) {
             core_->await_room(*this);
@@ -76,7 +84,7 @@ void outbox::advance() {
 void outbox::admit_waiters() {
     while (!waiters_.empty() && failure_ == 0) {
         auto& w = static_cast<write_waiter&>(waiters_.front());
-        if (!w.offer()) return;
+        if (!offer(w.next_, w.end_)) return;
         core_->make_ready(w);
     }
 }
@@ -150,8 +158,8 @@ void outbox::cancel() noexcept {
     if (accepted_ != submitted_ && first_failure_ == 0) first_failure_ = ECANCELED; // flush() tells
     drop_unsubmitted();
     cancel_own();
-    for (entry& e : entries_)
-        if (e.request != 0) core_->driver().cancel(e.request);
+    for (std::uint64_t place = 0; place <= mask_; ++place)
+        if (const ring::token request = entries_[place].request) core_->driver().cancel(request);
     if (failure_ == 0) failure_ = ECANCELED;
     wake_flushers();
 }

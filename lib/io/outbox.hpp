@@ -21,7 +21,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <vector>
+#include <memory>
 
 namespace cotun::detail {
 
@@ -34,10 +34,11 @@ public:
 
     // --- for those who write --------------------------------------------------------------------------------------
 
-    bool has_room() const noexcept { return accepted_ - done_ < entries_.size(); }
+    bool has_room() const noexcept { return accepted_ - done_ <= mask_; }
     bool may_write() const noexcept { return failure_ == 0 && waiters_.empty(); }
-    /// has_room() must hold.
-    void accept(packet&& p) noexcept;
+    bool is_closed() const noexcept { return closed_; }
+    /// Takes as many of the packets as there is room for; true when none is left. Empty handles are skipped.
+    bool offer(packet*& next, packet* end) noexcept;
     void wait(write_waiter& w) noexcept { waiters_.push_back(w); }
     void wait(flush_waiter& w) noexcept { flushers_.push_back(w); }
     int failure() const noexcept { return failure_; }
@@ -87,7 +88,8 @@ private:
         std::uint32_t size = 0;
     };
 
-    entry& at(std::uint64_t sequence) noexcept { return entries_[sequence & (entries_.size() - 1)]; }
+    entry& at(std::uint64_t sequence) noexcept { return entries_[sequence & mask_]; }
+    void accept(packet_slot* slot) noexcept;
     void submit();
     void count(int error);
     void fail(int error);
@@ -98,7 +100,8 @@ private:
 
     packet_port* port_;
     reactor_core* core_;
-    std::vector<entry> entries_;
+    std::unique_ptr<entry[]> entries_;
+    std::uint64_t mask_; // the window is one more
     std::uint64_t accepted_ = 0;
     std::uint64_t submitted_ = 0;
     std::uint64_t done_ = 0;

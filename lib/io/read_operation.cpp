@@ -7,8 +7,7 @@
 namespace cotun::detail {
 
 // While it waits, an operation keeps its port: the device's handle may go before it.
-read_waiter::~read_waiter() {
-    if (!holds_port_) return;
+void read_waiter::leave() noexcept {
     unlink();
     if (promised_) from_->decline();
     from_->port().drop();

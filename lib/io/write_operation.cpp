@@ -9,25 +9,21 @@
 namespace cotun::detail {
 
 // While it waits, an operation keeps its port: the device's handle may go before it.
-write_waiter::~write_waiter() {
-    if (!holds_port_) return;
+void write_waiter::leave() noexcept {
     unlink();
     into_->port().drop();
 }
-
-bool write_waiter::has_room(const outbox& into) noexcept { return into.has_room(); }
-void write_waiter::accept(outbox& into, packet&& p) noexcept { into.accept(std::move(p)); }
 
 bool write_waiter::await_ready() {
     if (!into_->may_write()) {
         failure_ = into_->failure();
         return failure_ != 0; // else others wait already: behind them
     }
-    if (!into_->port().is_open()) {
+    if (into_->is_closed()) {
         failure_ = ECANCELED;
         return true;
     }
-    return offer();
+    return into_->offer(next_, end_);
 }
 
 void write_waiter::await_suspend(std::coroutine_handle<> who) noexcept {
@@ -37,9 +33,7 @@ void write_waiter::await_suspend(std::coroutine_handle<> who) noexcept {
     into_->wait(*this);
 }
 
-void write_waiter::await_resume() {
-    if (failure_ != 0) into_->throw_failure(failure_);
-}
+void write_waiter::throw_failure() const { into_->throw_failure(failure_); }
 
 flush_waiter::flush_waiter(outbox& of) noexcept : of_(&of), until_(of.accepted()) {}
 

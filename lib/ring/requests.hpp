@@ -10,7 +10,7 @@
 
 #include <cassert>
 #include <cstdint>
-#include <vector>
+#include <memory>
 
 namespace cotun::ring {
 
@@ -26,13 +26,13 @@ protected:
 
 class request_table {
 public:
-    explicit request_table(unsigned capacity) : slots_(capacity) {
+    explicit request_table(unsigned capacity) : slots_(std::make_unique<slot[]>(capacity)), capacity_(capacity) {
         for (unsigned i = 0; i < capacity; ++i) slots_[i].next_free = i + 1;
     }
 
     /// A token for a new request, or 0 when as many are in flight as there may be.
     token begin(request_owner& owner, std::uint32_t cookie) noexcept {
-        if (first_free_ == slots_.size()) return 0;
+        if (first_free_ == capacity_) return 0;
         const unsigned index = first_free_;
         slot& s = slots_[index];
         first_free_ = s.next_free;
@@ -44,41 +44,45 @@ public:
 
     /// Tells the request's owner. Returns false for a stray.
     bool deliver(const completion& done) {
-        const std::uint64_t index = (done.request & 0xffffffffU) - 1;
-        if (index >= slots_.size()) return false;
+        const unsigned index = index_of(done.request);
+        if (index >= capacity_) return false;
         slot& s = slots_[index];
         if (s.owner == nullptr || s.generation != done.request >> 32) return false;
         request_owner* owner = s.owner;
         const std::uint32_t cookie = s.cookie;
-        if (!done.more) retire(static_cast<unsigned>(index));
+        if (!done.more) retire(index);
         owner->on_completion(cookie, done);
         return true;
     }
 
     /// Brings the request's slot into the cache.
     void prefetch(token request) const noexcept {
-        const std::uint64_t index = (request & 0xffffffffU) - 1;
-        if (index < slots_.size()) __builtin_prefetch(&slots_[index]);
+        if (const unsigned index = index_of(request); index < capacity_) __builtin_prefetch(&slots_[index]);
     }
 
     /// The driver can no longer be asked: tells every owner that its request is over.
     void end_all(int error) {
-        for (unsigned i = 0; i < slots_.size(); ++i)
+        for (unsigned i = 0; i < capacity_; ++i)
             if (slots_[i].owner != nullptr)
                 deliver({std::uint64_t{slots_[i].generation} << 32 | (i + 1), -error, 0, false, false});
     }
 
     unsigned in_flight() const noexcept { return in_flight_; }
-    unsigned capacity() const noexcept { return static_cast<unsigned>(slots_.size()); }
-    bool has_room() const noexcept { return first_free_ != slots_.size(); }
+    unsigned capacity() const noexcept { return capacity_; }
+    bool has_room() const noexcept { return first_free_ != capacity_; }
 
 private:
     struct slot {
-        request_owner* owner = nullptr;
-        std::uint32_t cookie = 0;
+        request_owner* owner = nullptr; // nullptr: free
+        union {
+            std::uint32_t cookie;
+            std::uint32_t next_free = 0;
+        };
         std::uint32_t generation = 0;
-        unsigned next_free = 0;
     };
+
+    // Of token 0, which names none: beyond any capacity.
+    static unsigned index_of(token request) noexcept { return static_cast<unsigned>(request) - 1; }
 
     void retire(unsigned index) noexcept {
         slot& s = slots_[index];
@@ -90,7 +94,8 @@ private:
         --in_flight_;
     }
 
-    std::vector<slot> slots_;
+    std::unique_ptr<slot[]> slots_;
+    unsigned capacity_;
     unsigned first_free_ = 0;
     unsigned in_flight_ = 0;
 };

@@ -25,7 +25,9 @@ class inbox;
 class read_waiter : waiter {
 public:
     explicit read_waiter(inbox& from) noexcept : from_(&from) {}
-    ~read_waiter();
+    ~read_waiter() {
+        if (holds_port_) leave();
+    }
 
     bool await_ready() const noexcept;
     void await_suspend(std::coroutine_handle<>) noexcept;
@@ -38,6 +40,8 @@ protected:
 
 private:
     friend class inbox;
+    void leave() noexcept;
+
     inbox* from_;
     bool promised_ = false; // a packet of the queue is kept for it
     int failure_ = 0;

@@ -25,26 +25,29 @@ namespace detail {
 
 class outbox;
 
-/// A wait for room in an outbox.
+/// A wait for room in an outbox, for the packets from `next` to `end`.
 class write_waiter : waiter {
 public:
-    explicit write_waiter(outbox& into) noexcept : into_(&into) {}
-
     bool await_ready();
     void await_suspend(std::coroutine_handle<>) noexcept;
-    void await_resume();
+    void await_resume() {
+        if (failure_ != 0) throw_failure();
+    }
 
 protected:
-    ~write_waiter();
-    /// Hands over as much as there is room for; true when nothing is left.
-    virtual bool offer() = 0;
-    outbox& into() noexcept { return *into_; }
-    static void accept(outbox&, packet&&) noexcept;
-    static bool has_room(const outbox&) noexcept;
+    write_waiter(outbox& into, packet* next, packet* end) noexcept : into_(&into), next_(next), end_(end) {}
+    ~write_waiter() {
+        if (holds_port_) leave();
+    }
 
 private:
     friend class outbox;
+    void leave() noexcept;
+    [[noreturn]] void throw_failure() const;
+
     outbox* into_;
+    packet* next_;
+    packet* end_;
     int failure_ = 0;
     bool holds_port_ = false;
 };
@@ -68,40 +71,22 @@ private:
 
 } // namespace detail
 
-class [[nodiscard]] write_packet_operation final : public detail::write_waiter {
+class [[nodiscard]] write_packet_operation : public detail::write_waiter {
 public:
     write_packet_operation(detail::outbox& into, packet&& written) noexcept
-        : write_waiter(into), packet_(std::move(written)) {}
+        : write_waiter(into, &packet_, &packet_ + 1), packet_(std::move(written)) {}
 
 private:
-    bool offer() override {
-        if (packet_) {
-            if (!has_room(into())) return false;
-            accept(into(), std::move(packet_));
-        }
-        return true;
-    }
-
     packet packet_;
 };
 
-class [[nodiscard]] write_packets_operation final : public detail::write_waiter {
+class [[nodiscard]] write_packets_operation : public detail::write_waiter {
 public:
     write_packets_operation(detail::outbox& into, packet_batch&& written) noexcept
-        : write_waiter(into), batch_(std::move(written)) {}
+        : write_waiter(into, batch_.begin(), batch_.begin() + written.size()), batch_(std::move(written)) {}
 
 private:
-    bool offer() override {
-        for (; next_ < batch_.size(); ++next_) {
-            if (!batch_[next_]) continue;
-            if (!has_room(into())) return false;
-            accept(into(), std::move(batch_[next_]));
-        }
-        return true;
-    }
-
     packet_batch batch_;
-    std::size_t next_ = 0;
 };
 
 /// Throws the first failure since the last flush.
