@@ -21,6 +21,7 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -128,6 +129,13 @@ inline unsigned number_of(std::span<const std::byte> bytes) {
     return n;
 }
 inline unsigned number_of(const packet& p) { return number_of(p.bytes()); }
+
+/// 0 to n - 1.
+inline std::vector<unsigned> up_to(unsigned n) {
+    std::vector<unsigned> all(n);
+    std::iota(all.begin(), all.end(), 0U);
+    return all;
+}
 
 struct rig_options {
     pool_options pool;
