@@ -2,7 +2,6 @@
 """What runs in the machine, and what came of it."""
 
 import json
-import re
 import shlex
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
