@@ -190,7 +190,7 @@ void inbox::refill() {
             break;
         }
         const std::span<std::byte> space = core_->pool().space(*slot);
-        batch[filled++] = {space.data(), static_cast<std::uint32_t>(space.size()), slot->index};
+        batch[filled++] = {space.data(), static_cast<std::uint32_t>(space.size()), core_->pool().index_of(*slot)};
         in_group_.push_back(slot);
         if (filled == batch.size()) core_->driver().provide(group_, {batch.data(), std::exchange(filled, 0U)});
     }

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <utility>
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
@@ -75,20 +76,20 @@ void packet_pool::make_class(size_class index, unsigned count, unsigned size) {
     buffer_class& c = classes_[index];
     c.count = c.available = count;
     c.size = size;
+    c.first = made_;
+    c.free = std::make_unique<std::uint16_t[]>(count);
     if (count == 0) return;
-    const std::size_t stride = stride_of(size);
-    const std::size_t bytes = c.bytes = count * stride;
-    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) fail(errno, fmt::format("reactor: {} bytes for packet buffers", bytes));
+    c.stride = stride_of(size);
+    c.bytes = count * c.stride;
+    void* memory = mmap(nullptr, c.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) fail(errno, fmt::format("reactor: {} bytes for packet buffers", c.bytes));
     c.memory = static_cast<std::byte*>(memory);
-    for (unsigned i = count; i-- > 0;) {
+    for (unsigned i = 0; i < count; ++i) {
         packet_slot& s = slots_[made_ + i];
-        s.base = c.memory + i * stride;
+        s.base = c.memory + i * c.stride;
         s.capacity = size;
-        s.index = static_cast<std::uint16_t>(made_ + i);
-        s.size_class = index;
         s.pool = this;
-        s.next_free = std::exchange(c.free, s.index);
+        c.free[count - 1 - i] = index_of(s);
         poison(s);
     }
     made_ += count;
@@ -96,25 +97,21 @@ void packet_pool::make_class(size_class index, unsigned count, unsigned size) {
 
 packet_slot* packet_pool::take(size_class index) noexcept {
     buffer_class& c = classes_[index];
-    if (c.free == no_slot) return nullptr;
-    packet_slot* s = &slots_[c.free];
-    c.free = s->next_free;
-    --c.available;
+    if (c.available == 0) return nullptr;
+    packet_slot* s = &slots_[c.free[--c.available]];
     unpoison(*s);
-    s->offset = headroom_;
-    s->size = 0;
-    s->origin_size = 0;
     return s;
 }
 
 void packet_pool::give(packet_slot* s) noexcept {
-    buffer_class& c = classes_[s->size_class];
+    const std::uint16_t index = index_of(*s);
+    const size_class its = class_of(index);
+    buffer_class& c = classes_[its];
     poison(*s);
-    s->next_free = std::exchange(c.free, s->index);
-    ++c.available;
+    c.free[c.available++] = index;
     if (c.wanted) {
         c.wanted = false;
-        listener_->on_buffer_returned(static_cast<size_class>(s->size_class));
+        listener_->on_buffer_returned(its);
     } else if (abandoned_ && all_back()) {
         delete this;
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The slab: all packet buffers of a reactor, in two size classes, taken and given back in last-in first-out order so
-// that the hot ones stay in the cache.
+// that the hot ones stay in the cache. Neither touches the buffer's slot, which a read has put out of the cache by then.
 //
 // The pool outlives its reactor while packets are still leased; the last one to come back frees it.
 #pragma once
@@ -40,8 +40,14 @@ public:
     /// The reactor is done with the pool: it frees itself with its last lease.
     void abandon() noexcept;
 
-    /// A buffer, or nullptr. Its packet is empty and starts after the usual headroom.
+    /// A buffer, or nullptr. What its packet is has to be said: by start(), or by a read's place().
     packet_slot* take(size_class c) noexcept;
+    /// The packet is the first `size` bytes of space().
+    void start(packet_slot& slot, std::size_t size) const noexcept {
+        slot.offset = headroom_;
+        slot.size = static_cast<std::uint32_t>(size);
+        slot.origin_size = 0;
+    }
     void give(packet_slot* slot) noexcept;
     static packet lease(packet_slot* slot) noexcept { return packet(slot); }
     /// Takes the buffer out of a packet.
@@ -56,29 +62,37 @@ public:
     /// The bytes that a packet of the class can have, headroom and tailroom left over.
     std::size_t payload(size_class c) const noexcept { return classes_[c].size - headroom_ - tailroom_; }
     /// Where a read may put bytes: the buffer without headroom and tailroom.
-    std::span<std::byte> space(packet_slot& slot) const noexcept {
-        return {slot.base + headroom_, slot.capacity - headroom_ - tailroom_};
+    std::span<std::byte> space(const packet_slot& slot) const noexcept {
+        const std::uint16_t index = index_of(slot);
+        const buffer_class& c = classes_[class_of(index)];
+        return {c.memory + (index - c.first) * c.stride + headroom_, c.size - headroom_ - tailroom_};
+    }
+    std::uint16_t index_of(const packet_slot& slot) const noexcept {
+        return static_cast<std::uint16_t>(&slot - slots_.get());
     }
     unsigned headroom() const noexcept { return headroom_; }
     unsigned count(size_class c) const noexcept { return classes_[c].count; }
     unsigned available(size_class c) const noexcept { return classes_[c].available; }
 
 private:
-    static constexpr std::uint16_t no_slot = 0xffff;
-
     struct buffer_class {
         unsigned count = 0;
-        unsigned size = 0;
+        unsigned size = 0;  // of a buffer
+        unsigned first = 0; // index of its first slot
         unsigned available = 0;
         bool wanted = false;
-        std::uint16_t free = no_slot; // the first of a list
+        std::unique_ptr<std::uint16_t[]> free; // indices of `available` slots, the last given back last
         std::byte* memory = nullptr;
-        std::size_t bytes = 0; // of memory
+        std::size_t stride = 0; // from one buffer to the next
+        std::size_t bytes = 0;  // of memory
     };
 
     ~packet_pool();
     void make_class(size_class c, unsigned count, unsigned size);
     bool all_back() const noexcept;
+    size_class class_of(std::uint16_t index) const noexcept {
+        return index < classes_[large_packets].first ? small_packets : large_packets;
+    }
 
     std::array<buffer_class, size_classes> classes_;
     std::unique_ptr<packet_slot[]> slots_;

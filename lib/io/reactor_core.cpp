@@ -399,7 +399,7 @@ void reactor_core::on_buffer_returned(size_class c) noexcept {
 packet reactor_core::try_allocate(std::size_t size) {
     packet_slot* slot = pool_->take(pool_->class_for(size));
     if (slot == nullptr) return {};
-    slot->size = static_cast<std::uint32_t>(size);
+    pool_->start(*slot, size);
     return packet_pool::lease(slot);
 }
 

@@ -34,14 +34,12 @@ private:
     }
 
     bool place(packet_slot& slot, std::int32_t result) override {
-        const auto size = static_cast<std::uint32_t>(result);
+        const auto size = static_cast<std::size_t>(result);
         if (size >= core().pool().space(slot).size()) {
             ++statistics_.truncated;
             return false;
         }
-        slot.offset = core().pool().headroom();
-        slot.size = size;
-        slot.origin_size = 0;
+        core().pool().start(slot, size);
         return true;
     }
 

@@ -35,9 +35,6 @@ struct alignas(64) packet_slot {
     std::uint32_t capacity = 0;  // of the buffer, bytes
     std::uint32_t offset = 0;    // of the packet in the buffer
     std::uint32_t size = 0;      // of the packet
-    std::uint16_t index = 0;     // in the pool; also the buffer's id in a ring of buffers
-    std::uint16_t next_free = 0; // index of another
-    std::uint8_t size_class = 0;
     std::uint8_t origin_size = 0;
     std::array<std::byte, 28> origin{}; // a struct sockaddr_in or sockaddr_in6
 };
