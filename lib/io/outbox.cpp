@@ -12,7 +12,8 @@
 
 namespace cotun::detail {
 
-outbox::outbox(packet_port& port, reactor_core& core, unsigned window) : port_(&port), core_(&core), entries_(std::make_unique<entry[]>(window)), mask_(window - 1) {
+outbox::outbox(packet_port& port, reactor_core& core, unsigned window)
+    : port_(&port), core_(&core), entries_(std::make_unique<entry[]>(window)), mask_(window - 1) {
     assert(std::has_single_bit(window));
 }
 

@@ -66,8 +66,9 @@ struct reactor_options {
     /// quarter that is kept for reading and closing.
     unsigned requests = 1024;
     ring_mode ring = ring_mode::automatic;
-    /// While many packets come, a wait gathers more of them for up to this long, as a network card does before it
-    /// interrupts (Linux 6.12). A packet that comes alone is not delayed. 0 to 1000 microseconds; 0: never.
+    /// While many packets come, a wait that has nothing to submit gathers more of them for up to this long, as a network
+    /// card does before it interrupts (Linux 6.12). It may delay the first packet after a burst by as much, and one that
+    /// comes alone not at all. 0 to 1000 microseconds; 0: never.
     std::chrono::microseconds coalesce{50};
     /// Registers descriptors with the ring, which saves the kernel a look-up an operation; only where a removed one is
     /// let go at once (Linux 6.13, found by trying), since a closed interface would not be gone otherwise.

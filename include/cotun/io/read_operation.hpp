@@ -3,8 +3,8 @@
 // co_await dev.read_packet(), dev.read_packets() and their like on sockets.
 //
 // Lifetime: destroying the wait (with the task that it is part of) takes nothing from the stream: a packet that was
-// kept for it goes to the next. The device or socket may be closed or destroyed meanwhile; the wait
-// then ends with std::errc::operation_canceled.
+// kept for it goes to the next. The device or socket may be closed or destroyed meanwhile; the wait then ends with
+// std::errc::operation_canceled.
 // Thread: the reactor's. Several coroutines may wait on one device; packets are given to them in the order in which
 // they came.
 #pragma once

@@ -25,7 +25,7 @@ namespace detail {
 
 class outbox;
 
-/// A wait for room in an outbox, for the packets from `next` to `end`.
+/// A wait for room in an outbox, for the packets that the derived class holds.
 class write_waiter : waiter {
 public:
     bool await_ready();
@@ -35,9 +35,14 @@ public:
     }
 
 protected:
-    write_waiter(outbox& into, packet* next, packet* end) noexcept : into_(&into), next_(next), end_(end) {}
+    explicit write_waiter(outbox& into) noexcept : into_(&into) {}
     ~write_waiter() {
         if (holds_port_) leave();
+    }
+    /// The packets to write, from `next` to `end`.
+    void hold(packet* next, packet* end) noexcept {
+        next_ = next;
+        end_ = end;
     }
 
 private:
@@ -46,8 +51,8 @@ private:
     [[noreturn]] void throw_failure() const;
 
     outbox* into_;
-    packet* next_;
-    packet* end_;
+    packet* next_ = nullptr;
+    packet* end_ = nullptr;
     int failure_ = 0;
     bool holds_port_ = false;
 };
@@ -74,7 +79,9 @@ private:
 class [[nodiscard]] write_packet_operation : public detail::write_waiter {
 public:
     write_packet_operation(detail::outbox& into, packet&& written) noexcept
-        : write_waiter(into, &packet_, &packet_ + 1), packet_(std::move(written)) {}
+        : write_waiter(into), packet_(std::move(written)) {
+        hold(&packet_, &packet_ + 1);
+    }
 
 private:
     packet packet_;
@@ -83,7 +90,9 @@ private:
 class [[nodiscard]] write_packets_operation : public detail::write_waiter {
 public:
     write_packets_operation(detail::outbox& into, packet_batch&& written) noexcept
-        : write_waiter(into, batch_.begin(), batch_.begin() + written.size()), batch_(std::move(written)) {}
+        : write_waiter(into), batch_(std::move(written)) {
+        hold(batch_.begin(), batch_.end());
+    }
 
 private:
     packet_batch batch_;
