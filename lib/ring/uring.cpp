@@ -2,6 +2,7 @@
 #include "ring/uring.hpp"
 
 #include "ring/entry.hpp"
+#include "ring/gathering.hpp"
 #include "ring/kernel.hpp"
 #include "ring/removal.hpp"
 
@@ -34,8 +35,7 @@ constexpr unsigned smallest_ring = 32;         // below this many requests, memo
 constexpr unsigned own_requests = 2;           // the read of the eventfd, and one to spare
 constexpr unsigned file_table = 256;
 constexpr std::chrono::hours longest_wait{24};
-constexpr unsigned busy_pass = 8;   // packets since the last sleep that make the next one gather more
-constexpr unsigned gathered = 4096; // completions: more than come in that time
+constexpr unsigned gathered = 4096; // completions: more than come while a wait gathers
 
 [[noreturn]] void fail(int error, const std::string& what) {
     throw std::system_error(error, std::generic_category(), what);
@@ -127,14 +127,13 @@ private:
     std::vector<buffer_group> groups_;
     std::vector<int> free_files_;
     unsigned fruitless_enters_ = 0;
-    std::chrono::microseconds coalesce_{0};
-    unsigned arrived_ = 0; // packets since the last sleep
+    gathering gathering_{std::chrono::microseconds(0)};
     driver_statistics statistics_;
 };
 
 uring::uring(const uring_options& options) {
     set_up(options);
-    if (coalesces(ring_)) coalesce_ = options.coalesce;
+    if (coalesces(ring_)) gathering_ = gathering(options.coalesce);
     wake_fd_ = eventfd(0, EFD_CLOEXEC);
     if (wake_fd_ < 0) {
         const int error = errno;
@@ -390,18 +389,17 @@ void uring::wake() noexcept {
     [[maybe_unused]] const ssize_t written = ::write(wake_fd_, &one, sizeof one);
 }
 
-// While many packets come, a wait gathers them for a moment, as a network card does before it interrupts. But only where
-// there is nothing else to do: an entry that submits finds what has come meanwhile, and does not sleep.
+// A wait gathers only where there is nothing else to do: an entry that submits finds what has come meanwhile, and does
+// not sleep.
 int uring::enter_kernel(bool wait, std::optional<clock::time_point> deadline) {
     if (!wait) return enter_ring(ring_, {});
+    const bool idle = io_uring_sq_ready(&ring_) == 0;
+    const clock::time_point now = idle || deadline ? clock::now() : clock::time_point{};
     entry_wait limits{.completions = 1};
-    if (io_uring_sq_ready(&ring_) == 0 && std::exchange(arrived_, 0U) >= busy_pass &&
-        coalesce_ > clock::duration::zero()) {
-        limits.completions = gathered;
-        limits.at_least = coalesce_;
-    }
+    if (idle) limits.at_least = gathering_.next(now);
+    if (limits.at_least.count() > 0) limits.completions = gathered;
     if (deadline) { // a day at a time: the kernel adds its own clock to it, and may not overflow
-        const auto left = std::clamp<clock::duration>(*deadline - clock::now(), clock::duration::zero(), longest_wait);
+        const auto left = std::clamp<clock::duration>(*deadline - now, clock::duration::zero(), longest_wait);
         limits.at_most = left;
         limits.at_least = std::min(limits.at_least, std::chrono::floor<std::chrono::microseconds>(left));
     }
@@ -468,7 +466,7 @@ bool uring::take(const io_uring_cqe& entry, completion& out) noexcept {
     out.request = entry.user_data;
     out.result = entry.res;
     out.has_buffer = (entry.flags & IORING_CQE_F_BUFFER) != 0;
-    if (out.has_buffer) ++arrived_;
+    if (out.has_buffer) gathering_.arrived();
     out.buffer = static_cast<std::uint16_t>(entry.flags >> IORING_CQE_BUFFER_SHIFT);
     out.more = (entry.flags & IORING_CQE_F_MORE) != 0;
     return true;

@@ -66,10 +66,11 @@ struct reactor_options {
     /// quarter that is kept for reading and closing.
     unsigned requests = 1024;
     ring_mode ring = ring_mode::automatic;
-    /// While many packets come, a wait that has nothing to submit gathers more of them for up to this long, as a network
-    /// card does before it interrupts (Linux 6.12). It may delay the first packet after a burst by as much, and one that
-    /// comes alone not at all. 0 to 1000 microseconds; 0: never.
-    std::chrono::microseconds coalesce{50};
+    /// The longest that a wait with nothing to submit gathers packets, as a network card moderates its interrupts (Linux
+    /// 6.12). It does so only while they come so fast that four or more are to be expected in that time, no longer than
+    /// it takes for sixteen, and delays them by as much; packets that come slower, or each as an answer to the one
+    /// before, it does not delay. 0 to 1000 microseconds; 0: never.
+    std::chrono::microseconds coalesce{100};
     /// Registers descriptors with the ring, which saves the kernel a look-up an operation; only where a removed one is
     /// let go at once (Linux 6.13, found by trying), since a closed interface would not be gone otherwise.
     bool registered_files = true;
