@@ -17,11 +17,13 @@ awaitable<void> move_packets(stream_descriptor& from, stream_descriptor& to, uns
     for (;;) {
         const std::size_t length = co_await from.async_read_some(asio::buffer(buffer), asio::use_awaitable);
         asio::error_code error;
-        co_await asio::async_write(to, asio::buffer(buffer, length),
-                                   asio::redirect_error(asio::use_awaitable, error));
-        if (!error) ++total.forwarded;
-        else if (baseline::is_transient(error.value())) ++total.refused;
-        else throw std::system_error(error, "write to a device");
+        co_await asio::async_write(to, asio::buffer(buffer, length), asio::redirect_error(asio::use_awaitable, error));
+        if (!error)
+            ++total.forwarded;
+        else if (baseline::is_transient(error.value()))
+            ++total.refused;
+        else
+            throw std::system_error(error, "write to a device");
     }
 }
 
@@ -42,8 +44,6 @@ baseline::counters forward(const baseline::options& options) {
     return total;
 }
 
-}  // namespace
+} // namespace
 
-int main(int argc, char** argv) {
-    return baseline::run_baseline(argc, argv, forward);
-}
+int main(int argc, char** argv) { return baseline::run_baseline(argc, argv, forward); }

@@ -11,7 +11,7 @@
 
 namespace {
 
-constexpr int quota = 64;  // packets a device may move for each wake-up
+constexpr int quota = 64; // packets a device may move for each wake-up
 
 void watch(int poll, int fd) {
     epoll_event event{};
@@ -27,9 +27,12 @@ void move_packets(int from, int to, std::vector<char>& buffer, baseline::counter
             if (errno == EAGAIN || errno == EINTR) return;
             baseline::fail("read from a device");
         }
-        if (::write(to, buffer.data(), static_cast<std::size_t>(length)) == length) ++total.forwarded;
-        else if (baseline::is_transient(errno)) ++total.refused;
-        else baseline::fail("write to a device");
+        if (::write(to, buffer.data(), static_cast<std::size_t>(length)) == length)
+            ++total.forwarded;
+        else if (baseline::is_transient(errno))
+            ++total.refused;
+        else
+            baseline::fail("write to a device");
     }
 }
 
@@ -55,8 +58,6 @@ baseline::counters forward(const baseline::options& options) {
     }
 }
 
-}  // namespace
+} // namespace
 
-int main(int argc, char** argv) {
-    return baseline::run_baseline(argc, argv, forward);
-}
+int main(int argc, char** argv) { return baseline::run_baseline(argc, argv, forward); }

@@ -18,9 +18,9 @@
 
 namespace {
 
-constexpr auto op_read_multishot = std::uint8_t{49};  // IORING_OP_READ_MULTISHOT, absent from headers before 6.7
+constexpr auto op_read_multishot = std::uint8_t{49}; // IORING_OP_READ_MULTISHOT, absent from headers before 6.7
 
-constexpr unsigned buffers = 128;  // for each direction; also the most packets it moves in one pass
+constexpr unsigned buffers = 128; // for each direction; also the most packets it moves in one pass
 constexpr unsigned submission_entries = 2 * buffers;
 constexpr unsigned completion_entries = 4 * buffers;
 
@@ -35,8 +35,8 @@ constexpr std::uint64_t tag(kind what, unsigned direction, unsigned buffer = 0) 
 struct direction {
     unsigned index = 0;
     bool armed = false;
-    unsigned available = 0;  // buffers that the kernel can see
-    unsigned returned = 0;   // buffers put back in this pass, which it cannot see yet
+    unsigned available = 0; // buffers that the kernel can see
+    unsigned returned = 0;  // buffers put back in this pass, which it cannot see yet
     io_uring_buf_ring* ring = nullptr;
     char* storage = nullptr;
 };
@@ -81,8 +81,8 @@ forwarder::forwarder(const baseline::options& options)
       devices_{baseline::open_device(options.a, options.mtu), baseline::open_device(options.b, options.mtu)},
       stride_((options.mtu + 63u) / 64u * 64u) {
     io_uring_params parameters{};
-    parameters.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SUBMIT_ALL |
-                       IORING_SETUP_CQSIZE;
+    parameters.flags =
+        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE;
     parameters.cq_entries = completion_entries;
     if (const int result = ::io_uring_queue_init_params(submission_entries, &ring_, &parameters); result < 0)
         fail(result, "set up an io_uring");
@@ -148,8 +148,8 @@ void forwarder::give_back(direction& way, unsigned buffer) {
 
 void forwarder::queue_write(direction& way, unsigned buffer, unsigned length) {
     io_uring_sqe& entry = next_entry();
-    ::io_uring_prep_rw(IORING_OP_WRITE, &entry, static_cast<int>(way.index ^ 1), way.storage + buffer * stride_,
-                       length, ~std::uint64_t{0});
+    ::io_uring_prep_rw(IORING_OP_WRITE, &entry, static_cast<int>(way.index ^ 1), way.storage + buffer * stride_, length,
+                       ~std::uint64_t{0});
     entry.flags = IOSQE_FIXED_FILE;
     entry.user_data = tag(kind::write, way.index, buffer);
 }
@@ -159,8 +159,10 @@ void forwarder::handle_read(direction& way, const io_uring_cqe& event) {
     if ((event.flags & IORING_CQE_F_BUFFER) != 0) {
         --way.available;
         const unsigned buffer = event.flags >> IORING_CQE_BUFFER_SHIFT;
-        if (event.res > 0) queue_write(way, buffer, static_cast<unsigned>(event.res));
-        else give_back(way, buffer);
+        if (event.res > 0)
+            queue_write(way, buffer, static_cast<unsigned>(event.res));
+        else
+            give_back(way, buffer);
     }
     if ((event.flags & IORING_CQE_F_MORE) == 0) way.armed = false;
     if (event.res < 0 && event.res != -ENOBUFS && event.res != -EAGAIN && event.res != -EINTR)
@@ -169,9 +171,12 @@ void forwarder::handle_read(direction& way, const io_uring_cqe& event) {
 
 void forwarder::handle_write(direction& way, const io_uring_cqe& event) {
     give_back(way, static_cast<unsigned>(event.user_data & 0xffff));
-    if (event.res >= 0) ++total_.forwarded;
-    else if (baseline::is_transient(-event.res)) ++total_.refused;
-    else fail(event.res, "write to a device");
+    if (event.res >= 0)
+        ++total_.forwarded;
+    else if (baseline::is_transient(-event.res))
+        ++total_.refused;
+    else
+        fail(event.res, "write to a device");
 }
 
 void forwarder::handle(const io_uring_cqe& event) {
@@ -212,7 +217,7 @@ baseline::counters forwarder::run() {
     return total_;
 }
 
-}  // namespace
+} // namespace
 
 int main(int argc, char** argv) {
     return baseline::run_baseline(argc, argv, [](const baseline::options& options) {

@@ -41,12 +41,12 @@ namespace baseline {
 struct options {
     struct end {
         std::string name;
-        std::string netns;  ///< a name below /run/netns; empty means the namespace of this process
+        std::string netns; ///< a name below /run/netns; empty means the namespace of this process
         std::vector<std::string> addresses;
     };
     end a;
     end b;
-    unsigned mtu = 1500;  ///< bytes, 68 to 65535
+    unsigned mtu = 1500; ///< bytes, 68 to 65535
 };
 
 /// Packets moved, and packets that the other device refused (its link is down, say).
@@ -111,12 +111,18 @@ inline options parse_options(int argc, char** argv) {
         const std::string key = argv[i];
         if (i + 1 == argc) throw std::invalid_argument("'" + key + "' needs a value");
         const std::string value = argv[i + 1];
-        if (key == "--a") set_name(result.a, value);
-        else if (key == "--b") set_name(result.b, value);
-        else if (key == "--address-a") result.a.addresses = split(value, ',');
-        else if (key == "--address-b") result.b.addresses = split(value, ',');
-        else if (key == "--mtu") result.mtu = parse_number(value, 68, 65535, "--mtu");
-        else throw std::invalid_argument("unknown option '" + key + "'");
+        if (key == "--a")
+            set_name(result.a, value);
+        else if (key == "--b")
+            set_name(result.b, value);
+        else if (key == "--address-a")
+            result.a.addresses = split(value, ',');
+        else if (key == "--address-b")
+            result.b.addresses = split(value, ',');
+        else if (key == "--mtu")
+            result.mtu = parse_number(value, 68, 65535, "--mtu");
+        else
+            throw std::invalid_argument("unknown option '" + key + "'");
     }
     if (result.a.name.empty() || result.b.name.empty()) throw std::invalid_argument("--a and --b are needed");
     return result;
@@ -166,7 +172,7 @@ inline void add_ipv4(int control, const std::string& label, in_addr address, uns
 }
 
 inline void add_ipv6(const std::string& name, const in6_addr& address, unsigned prefix) {
-    struct {  // in6_ifreq of linux/ipv6.h, which cannot be included beside netinet/in.h
+    struct { // in6_ifreq of linux/ipv6.h, which cannot be included beside netinet/in.h
         in6_addr address;
         std::uint32_t prefix;
         int index;
@@ -269,4 +275,4 @@ int run_baseline(int argc, char** argv, Forward forward) {
     }
 }
 
-}  // namespace baseline
+} // namespace baseline

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// The load of tools/bench's UDP workload: datagrams of one size, sent as fast as the sender's namespace takes them,
-// and counted where they arrive. A receiver that sleeps in recv would be woken for each packet, in the forwarder's
-// time; so the receiver here has a large buffer and looks in every millisecond. One line of JSON on stdout.
+// The load of tools/bench's UDP workloads: datagrams of one size, sent evenly at a given rate or as fast as the
+// sender's namespace takes them, and counted where they arrive. A receiver that sleeps in recv would be woken for each
+// packet, in the forwarder's time; so the receiver here has a large buffer and looks in every millisecond. One line of
+// JSON on stdout.
 
 #include "devices.hpp"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -18,11 +20,12 @@ constexpr unsigned batch = 64;
 constexpr unsigned most_bytes = 1472;
 
 struct settings {
-    std::string from;  // namespaces
+    std::string from; // namespaces
     std::string to;
     sockaddr_in destination{};
     unsigned bytes = 64;
     unsigned milliseconds = 1000;
+    unsigned rate = 0; // datagrams a second; 0: as fast as they go
 };
 
 settings parse_settings(int argc, char** argv) {
@@ -31,22 +34,29 @@ settings parse_settings(int argc, char** argv) {
     for (int i = 1; i + 1 < argc; i += 2) {
         const std::string key = argv[i];
         const std::string value = argv[i + 1];
-        if (key == "--from") result.from = value;
-        else if (key == "--to") result.to = value;
-        else if (key == "--bytes") result.bytes = baseline::parse_number(value, 1, most_bytes, key);
-        else if (key == "--milliseconds") result.milliseconds = baseline::parse_number(value, 1, 600'000, key);
+        if (key == "--from")
+            result.from = value;
+        else if (key == "--to")
+            result.to = value;
+        else if (key == "--bytes")
+            result.bytes = baseline::parse_number(value, 1, most_bytes, key);
+        else if (key == "--milliseconds")
+            result.milliseconds = baseline::parse_number(value, 1, 600'000, key);
+        else if (key == "--rate")
+            result.rate = baseline::parse_number(value, 0, 10'000'000, key);
         else if (key == "--port") {
             const unsigned port = baseline::parse_number(value, 1, 65535, key);
             result.destination.sin_port = htons(static_cast<std::uint16_t>(port));
-        }
-        else if (key == "--address") {
+        } else if (key == "--address") {
             if (::inet_pton(AF_INET, value.c_str(), &result.destination.sin_addr) != 1)
                 throw std::invalid_argument("'" + value + "' is not an IPv4 address");
-        } else throw std::invalid_argument("unknown option '" + key + "'");
+        } else
+            throw std::invalid_argument("unknown option '" + key + "'");
     }
     if (argc % 2 == 0 || result.destination.sin_port == 0 || result.destination.sin_addr.s_addr == 0)
         throw std::invalid_argument(
-            "usage: udp_flood --from NETNS --to NETNS --address IPV4 --port N [--bytes N] [--milliseconds N]");
+            "usage: udp_flood --from NETNS --to NETNS --address IPV4 --port N [--bytes N] [--milliseconds N] "
+            "[--rate PER_SECOND]");
     return result;
 }
 
@@ -100,14 +110,26 @@ std::uint64_t receive_all(int socket, messages& room) {
     }
 }
 
+/// How many of the next batch are due: all of it without a rate. A sender that was held up catches up.
+unsigned due(const settings& wanted, clock::duration passed, std::uint64_t sent) {
+    if (wanted.rate == 0) return batch;
+    const auto all = static_cast<std::uint64_t>(std::chrono::duration<double>(passed).count() * wanted.rate);
+    return static_cast<unsigned>(std::min<std::uint64_t>(all - std::min(all, sent), batch));
+}
+
 /// Before the deadline a refused send only means that a queue is full, which the next try may find otherwise.
-std::uint64_t send_until(int socket, unsigned bytes, clock::time_point deadline) {
-    messages load(bytes);
+std::uint64_t send_for(int socket, const settings& wanted, clock::time_point begin) {
+    const auto deadline = begin + std::chrono::milliseconds(wanted.milliseconds);
+    messages load(wanted.bytes);
     std::uint64_t sent = 0;
-    while (clock::now() < deadline) {
-        const int count = ::sendmmsg(socket, load.headers.data(), batch, 0);
-        if (count > 0) sent += static_cast<std::uint64_t>(count);
-        else if (errno != ENOBUFS && errno != EAGAIN && errno != EINTR) baseline::fail("send a datagram");
+    for (auto now = clock::now(); now < deadline; now = clock::now()) {
+        const unsigned next = due(wanted, now - begin, sent);
+        if (next == 0) continue;
+        const int count = ::sendmmsg(socket, load.headers.data(), next, 0);
+        if (count > 0)
+            sent += static_cast<std::uint64_t>(count);
+        else if (errno != ENOBUFS && errno != EAGAIN && errno != EINTR)
+            baseline::fail("send a datagram");
     }
     return sent;
 }
@@ -129,12 +151,12 @@ void flood(const settings& wanted) {
     std::uint64_t sent = 0;
     std::exception_ptr failure;
     try {
-        sent = send_until(sender.get(), wanted.bytes, begin + std::chrono::milliseconds(wanted.milliseconds));
+        sent = send_for(sender.get(), wanted, begin);
     } catch (...) {
         failure = std::current_exception();
     }
     const std::chrono::duration<double> seconds = clock::now() - begin;
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));  // what is still queued arrives
+    std::this_thread::sleep_for(std::chrono::milliseconds(100)); // what is still queued arrives
     done = true;
     sink.join();
     if (failure) std::rethrow_exception(failure);
@@ -142,7 +164,7 @@ void flood(const settings& wanted) {
                 static_cast<unsigned long long>(received), seconds.count());
 }
 
-}  // namespace
+} // namespace
 
 int main(int argc, char** argv) {
     try {

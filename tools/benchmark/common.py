@@ -14,7 +14,9 @@ BUILD = ROOT / "build" / "bench"
 FORWARDERS = {"cotun": "forwarder", "epoll": "baseline_epoll", "liburing": "baseline_liburing",
               "asio": "baseline_asio"}
 TARGETS = {"epoll": 1.15, "asio": 1.5, "liburing": 0.95}  # cotun's packets per CPU second over the baseline's
-WORKLOADS = {"tcp": "one TCP flow (iperf3)", "udp": "UDP flood of 64-byte payloads, faster than can be forwarded"}
+WORKLOADS = {"steady": "1 Gb/s of UDP, 100,000 packets a second of 1250 bytes: fewer than can be forwarded",
+             "tcp": "one TCP flow (iperf3), as fast as it goes",
+             "udp": "UDP flood of 64-byte payloads, faster than can be forwarded"}
 ADDRESSES = ("10.79.1.1", "10.79.1.2")
 PORT = 5201
 MTU = 1500

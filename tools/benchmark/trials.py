@@ -85,15 +85,19 @@ def tcp_load(lab, _programs, seconds):
             "retransmits": report["end"]["sum_sent"]["retransmits"]}
 
 
-def udp_load(lab, programs, seconds):
+def udp_load(lab, programs, seconds, payload=64, rate=0):
     a, b = lab.namespaces
     flood = lab.start(programs["udp_flood"], "--from", a, "--to", b, "--address", ADDRESSES[1], "--port", PORT,
-                      "--bytes", 64, "--milliseconds", int(seconds * 1000))
+                      "--bytes", payload, "--milliseconds", int(seconds * 1000), "--rate", rate)
     report = json.loads(finish(flood, seconds + 10, "udp_flood"))
     return {"seconds": report["seconds"], "delivered": report["received"]}
 
 
-LOADS = {"tcp": tcp_load, "udp": udp_load}
+def steady_load(lab, programs, seconds):
+    return udp_load(lab, programs, seconds, payload=1250 - 28, rate=100_000)
+
+
+LOADS = {"steady": steady_load, "tcp": tcp_load, "udp": udp_load}
 
 
 def start_forwarder(lab, name, program):
