@@ -63,8 +63,7 @@ void inbox::set_share(unsigned share) noexcept {
     core_->prepare_later(*this);
 }
 
-// --- packets
-// -----------------------------------------------------------------------------------------------------------
+// --- packets -------------------------------------------------------------------------------------------------------
 
 void inbox::deliver(packet_slot& slot) {
     ++statistics_.packets;
@@ -124,8 +123,8 @@ void inbox::throw_failure(int error) const {
     detail::fail(error, fmt::format("{}: reading: {}", port_->describe(), port_->explain(error)));
 }
 
-// Failures that a later read may survive. A refusal by the network comes once for a datagram of ours: however many there
-// are, they are not the end. Of others, such as a shortage of memory, a run is.
+// Failures that a later read may survive. A refusal by the network comes once for a datagram of ours: however many
+// there are, they are not the end. Of others, such as a shortage of memory, a run is.
 bool inbox::survives(int error) {
     if (is_final(error)) return false;
     ++statistics_.refused;
@@ -148,8 +147,7 @@ bool inbox::survives(int error) {
     return true;
 }
 
-// --- the kernel's side
-// -------------------------------------------------------------------------------------------------
+// --- the kernel's side ---------------------------------------------------------------------------------------------
 
 void inbox::prepare() noexcept {
     if (state_ == state::withdrawing && request_ == 0) start_again();
@@ -284,8 +282,7 @@ void inbox::read_ready() {
     core_->prepare_later(*this);
 }
 
-// --- the end
-// -----------------------------------------------------------------------------------------------------------
+// --- the end -------------------------------------------------------------------------------------------------------
 
 void inbox::close() {
     state_ = state::closed;

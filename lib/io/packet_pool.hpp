@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The slab: all packet buffers of a reactor, in two size classes, taken and given back in last-in first-out order so
-// that the hot ones stay in the cache. Neither touches the buffer's slot, which a read has put out of the cache by then.
+// that the hot ones stay in the cache. Neither touches the buffer's slot, which a read has put out of the cache by
+// then.
 //
 // The pool outlives its reactor while packets are still leased; the last one to come back frees it.
 #pragma once

@@ -76,7 +76,7 @@ private:
     int descriptor_;
     ring::file file_;
     state state_ = state::made;
-    waiter_list closers_; // until it is closed
+    waiter_list closers_;       // until it is closed
     std::uint64_t closing_ = 0; // the close(2) on a thread of its own
     unsigned references_ = 0;
 };

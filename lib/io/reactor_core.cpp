@@ -12,8 +12,7 @@
 
 namespace cotun::detail {
 
-// --- roots: the coroutines at the bottom of each stack
-// -----------------------------------------------------------------
+// --- roots: the coroutines at the bottom of each stack -------------------------------------------------------------
 
 // What run() waits for.
 struct reactor_core::main_outcome {
@@ -88,8 +87,7 @@ void reactor_core::spawn(task<> body) {
     start(std::move(body), nullptr);
 }
 
-// --- life
-// --------------------------------------------------------------------------------------------------------------
+// --- life ----------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -119,8 +117,7 @@ reactor_core::~reactor_core() {
     pool_->abandon();
 }
 
-// --- the loop
-// ----------------------------------------------------------------------------------------------------------
+// --- the loop ------------------------------------------------------------------------------------------------------
 
 void reactor_core::run(task<>* main) {
     if (running_) fail(EBUSY, "reactor: run() while it runs; spawn() the task, or co_await it");
@@ -231,8 +228,10 @@ void reactor_core::enter_driver(bool wait) {
 
 // The kernel has used the cache meanwhile.
 void reactor_core::prefetch(const ring::completion& soon) const noexcept {
-    if (soon.has_buffer) pool_->prefetch(soon.buffer);
-    else requests_.prefetch(soon.request);
+    if (soon.has_buffer)
+        pool_->prefetch(soon.buffer);
+    else
+        requests_.prefetch(soon.request);
 }
 
 void reactor_core::fire_timers() {
@@ -266,8 +265,7 @@ void reactor_core::retry_writers() {
     retrying_.clear();
 }
 
-// --- other threads
-// -----------------------------------------------------------------------------------------------------
+// --- other threads -------------------------------------------------------------------------------------------------
 
 // Whoever pushes onto an empty list wakes the reactor; it takes the whole list at once. So no wake-up is lost, and a
 // burst of posts costs one.
@@ -334,8 +332,7 @@ void reactor_core::finish_blocking(std::uint64_t number) {
     done.ended();
 }
 
-// --- buffers
-// -----------------------------------------------------------------------------------------------------------
+// --- buffers -------------------------------------------------------------------------------------------------------
 
 void reactor_core::add_reader(inbox& reader, size_class c) {
     readers_of_class& r = readers_[c];

@@ -14,8 +14,8 @@ inline constexpr std::uint8_t op_read_multishot = 49; // IORING_OP_READ_MULTISHO
 // io_uring_params::features
 inline constexpr std::uint32_t feature_min_timeout = 1U << 15; // IORING_FEAT_MIN_TIMEOUT, Linux 6.12
 
-// The argument of io_uring_enter(2) with IORING_ENTER_EXT_ARG (struct io_uring_getevents_arg); min_wait_usec was padding
-// before Linux 6.12.
+// The argument of io_uring_enter(2) with IORING_ENTER_EXT_ARG (struct io_uring_getevents_arg); min_wait_usec was
+// padding before Linux 6.12.
 struct getevents_arg {
     std::uint64_t sigmask;
     std::uint32_t sigmask_size;

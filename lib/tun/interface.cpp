@@ -102,8 +102,8 @@ private:
         case EINVAL: refuse(error, "the kernel does not take the name, or another kind of interface has it");
         case ENFILE: refuse(error, "no number is left for the pattern");
         default:
-            refuse(error,
-                   fmt::format("{} refused TUNSETIFF: is it the TUN driver's clone device?", options_.clone_device.view()));
+            refuse(error, fmt::format("{} refused TUNSETIFF: is it the TUN driver's clone device?",
+                                      options_.clone_device.view()));
         }
     }
 

@@ -56,8 +56,7 @@ TEST_CASE("inbox: read_packets takes all that has come, 64 at most") {
                                        std::vector<unsigned>& g) -> task<> {
         try {
             co_await body(from, s, g);
-        } catch (const std::system_error&) {
-        }
+        } catch (const std::system_error&) {}
     };
     r.io.spawn(guarded(read, p, sizes, got));
     r.settle();

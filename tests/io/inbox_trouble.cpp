@@ -75,9 +75,7 @@ TEST_CASE("inbox: EINVAL at the first arm falls back to poll; one that was force
 }
 
 TEST_CASE("inbox: poll mode reads until EAGAIN, in order, a quota at a time") {
-    rig_options options;
-    options.multishot = false;
-    rig r(options);
+    rig r(polled());
     port p(r.io);
     std::vector<unsigned> got;
     outcome end;
@@ -108,9 +106,7 @@ TEST_CASE("inbox: poll mode reads until EAGAIN, in order, a quota at a time") {
 }
 
 TEST_CASE("inbox: poll mode without buffers, or without a reader, goes on where it stopped") {
-    rig_options options = with_buffers(8);
-    options.multishot = false;
-    rig r(options);
+    rig r(polled(with_buffers(8)));
     port p(r.io);
     r.settle();
     for (unsigned i = 0; i < 30; ++i) answer(r, p, i);
@@ -133,9 +129,7 @@ TEST_CASE("inbox: poll mode without buffers, or without a reader, goes on where 
 }
 
 TEST_CASE("inbox: poll mode, errors: some are survived, a final one is the end, behind the packets") {
-    rig_options options;
-    options.multishot = false;
-    rig r(options);
+    rig r(polled());
     port p(r.io);
     std::vector<unsigned> got;
     outcome end;
@@ -320,8 +314,7 @@ TEST_CASE("inbox: with four buffers, two ports that forward to each other never 
                 packet p = co_await from.read_packet();
                 co_await to.write_packet(std::move(p));
             }
-        } catch (const std::system_error&) {
-        }
+        } catch (const std::system_error&) {}
     };
     r.io.spawn(forward(a, b));
     r.io.spawn(forward(b, a));

@@ -71,7 +71,8 @@ struct counted_device {
 counted_device open(const cotun::device_options& o) { return counted_device(o); }
 cotun::task<std::string> serve(counted_device d) { co_return d.name + "+" + std::to_string(d.addresses); }
 cotun::task<std::string> all_in_one() {
-    co_return co_await serve(open({.name = "a name of more than sixteen bytes", .addresses = {"10.9.0.1/24", "::1/64"}}));
+    co_return co_await serve(
+        open({.name = "a name of more than sixteen bytes", .addresses = {"10.9.0.1/24", "::1/64"}}));
 }
 
 } // namespace

@@ -234,8 +234,9 @@ TEST_CASE("outbox: failures are counted by cause, and the first is thrown by flu
     r.kernel.writes_complete = false;
     port p(r.io);
     outcome writer;
-    const std::vector<int> errors{EIO,       ENETDOWN,    EINVAL,       EMSGSIZE, ECONNREFUSED, EHOSTUNREACH,
-                                  ENETUNREACH, ENOBUFS, ENOMEM, EPERM,    EACCES,       EAGAIN, 0};
+    const std::vector<int> errors{EIO,          ENETDOWN,    EINVAL,  EMSGSIZE, ECONNREFUSED,
+                                  EHOSTUNREACH, ENETUNREACH, ENOBUFS, ENOMEM,   EPERM,
+                                  EACCES,       EAGAIN,      0};
     r.io.spawn(write_many(r, p, 0, static_cast<unsigned>(errors.size()), writer));
     r.settle();
     for (unsigned i = 0; i < errors.size(); ++i) r.written(p, i, errors[i]);

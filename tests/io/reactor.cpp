@@ -1,34 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cotun/io/reactor.hpp"
 
-#include "../support/scripted_port.hpp"
 #include "reactors.hpp"
 
-#include "cotun/net/udp.hpp"
 #include "io/reactor_core.hpp"
 #include "ring/scripted.hpp"
 #include "ring/uring.hpp"
 
 #include <catch2/catch_message.hpp>
 #include <catch2/catch_test_macros.hpp>
-#include <catch2/generators/catch_generators.hpp>
 
-#include <algorithm>
-#include <array>
-#include <atomic>
 #include <cerrno>
 #include <chrono>
-#include <csignal>
 #include <limits>
 #include <memory>
-#include <optional>
-#include <pthread.h>
-#include <random>
 #include <stdexcept>
 #include <string>
-#include <thread>
-#include <utility>
-#include <vector>
+#include <system_error>
 
 using namespace std::chrono_literals;
 using cotun::reactor;
@@ -37,20 +25,11 @@ using namespace cotun::test;
 
 namespace {
 
-task<> sleep(reactor& io, reactor::clock::duration time) { co_await io.sleep_for(time); }
-task<int> answer(reactor& io) {
-    co_await io.yield();
-    co_return 42;
-}
 task<std::unique_ptr<int>> owned() { co_return std::make_unique<int>(5); }
 task<> failing(reactor& io, int turns) {
     for (int i = 0; i < turns; ++i) co_await io.yield();
     throw std::runtime_error("on purpose");
 }
-task<> stay(reactor& io, std::unique_ptr<note_end>) {
-    for (;;) co_await io.sleep_for(1h);
-}
-task<> for_ever(reactor& io, int& destroyed) { return stay(io, std::make_unique<note_end>(destroyed)); }
 
 } // namespace
 
@@ -184,7 +163,8 @@ TEST_CASE("reactor: counts what it does") {
 TEST_CASE("reactor: options out of range are refused by name") {
     static constexpr auto refused = [](const cotun::reactor_options& o, const std::string& name) {
         try {
-            const reactor io(std::make_unique<cotun::detail::reactor_core>(o, std::make_unique<cotun::ring::scripted>()));
+            const reactor io(
+                std::make_unique<cotun::detail::reactor_core>(o, std::make_unique<cotun::ring::scripted>()));
             return false;
         } catch (const std::system_error& e) {
             INFO(e.what());

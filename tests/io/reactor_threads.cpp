@@ -1,31 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cotun/io/reactor.hpp"
 
-#include "../support/scripted_port.hpp"
 #include "reactors.hpp"
 
 #include "cotun/net/udp.hpp"
-#include "io/reactor_core.hpp"
-#include "ring/scripted.hpp"
-#include "ring/uring.hpp"
 
-#include <catch2/catch_message.hpp>
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 
-#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
-#include <limits>
 #include <memory>
-#include <optional>
 #include <pthread.h>
-#include <random>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -34,20 +26,6 @@ using namespace std::chrono_literals;
 using cotun::reactor;
 using cotun::task;
 using namespace cotun::test;
-
-namespace {
-
-task<> sleep(reactor& io, reactor::clock::duration time) { co_await io.sleep_for(time); }
-task<int> answer(reactor& io) {
-    co_await io.yield();
-    co_return 42;
-}
-task<> stay(reactor& io, std::unique_ptr<note_end>) {
-    for (;;) co_await io.sleep_for(1h);
-}
-task<> for_ever(reactor& io, int& destroyed) { return stay(io, std::make_unique<note_end>(destroyed)); }
-
-} // namespace
 
 TEST_CASE("reactor: stop from another thread wakes it") {
     const auto io = over_ring();

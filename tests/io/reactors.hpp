@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Reactors to test: over the scripted driver, over io_uring, or over each in turn.
+// Reactors to test: over the scripted driver, over io_uring, or over each in turn; and tasks to run in them.
 #pragma once
 
+#include <cotun/coro/task.hpp>
 #include <cotun/io/reactor.hpp>
 
 #include "io/reactor_core.hpp"
@@ -13,6 +14,7 @@
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,8 +32,8 @@ inline std::optional<std::string> ring_refused() {
 }
 
 inline std::unique_ptr<reactor> over_script() {
-    return std::make_unique<reactor>(
-        std::make_unique<cotun::detail::reactor_core>(cotun::reactor_options{}, std::make_unique<cotun::ring::scripted>()));
+    return std::make_unique<reactor>(std::make_unique<cotun::detail::reactor_core>(
+        cotun::reactor_options{}, std::make_unique<cotun::ring::scripted>()));
 }
 
 // Each test that uses it runs over the scripted driver, and again over io_uring where the kernel has it.
@@ -57,5 +59,17 @@ struct note_end {
     ~note_end() { ++*count; }
     int* count;
 };
+
+inline task<> sleep(reactor& io, reactor::clock::duration time) { co_await io.sleep_for(time); }
+
+inline task<int> answer(reactor& io) {
+    co_await io.yield();
+    co_return 42;
+}
+
+inline task<> stay(reactor& io, std::unique_ptr<note_end>) {
+    for (;;) co_await io.sleep_for(std::chrono::hours(1));
+}
+inline task<> for_ever(reactor& io, int& destroyed) { return stay(io, std::make_unique<note_end>(destroyed)); }
 
 } // namespace cotun::test

@@ -76,7 +76,7 @@ public:
             REQUIRE(rig_.arrive(*s.at, s.next_in++));
             rig_.settle();
             while (write_some()) rig_.settle();
-            CHECK(s.reads > before); // it does not stall
+            CHECK(s.reads > before);         // it does not stall
             CHECK(s.next_read == s.next_in); // nothing was left behind
         }
         for (held_task& r : readers_) r.destroy();
@@ -163,8 +163,7 @@ private:
                 ++from.reads;
                 co_await to.at->write_packet(std::move(p));
             }
-        } catch (const std::system_error&) {
-        }
+        } catch (const std::system_error&) {}
     }
 
     std::mt19937_64 random_;

@@ -10,11 +10,11 @@
 #include <cotun/io/read_operation.hpp>
 #include <cotun/io/write_operation.hpp>
 
+#include "held_task.hpp"
 #include "io/inbox.hpp"
 #include "io/outbox.hpp"
 #include "io/packet_port.hpp"
 #include "io/reactor_core.hpp"
-#include "held_task.hpp"
 #include "ring/scripted.hpp"
 
 #include <catch2/catch_test_macros.hpp>
@@ -151,6 +151,12 @@ inline rig_options with_buffers(unsigned count) {
     return o;
 }
 
+/// Of a kernel that has no multishot read.
+inline rig_options polled(rig_options o = {}) {
+    o.multishot = false;
+    return o;
+}
+
 /// A reactor over the scripted driver, turned by hand.
 class rig {
 public:
@@ -178,9 +184,7 @@ public:
     ring::scripted::request* reading(const port& at) {
         return kernel.find(ring::scripted::kind::read_multishot, at.descriptor);
     }
-    ring::scripted::request* polling(const port& at) {
-        return kernel.find(ring::scripted::kind::poll, at.descriptor);
-    }
+    ring::scripted::request* polling(const port& at) { return kernel.find(ring::scripted::kind::poll, at.descriptor); }
     /// The numbers of the packets whose writes are in flight, in order.
     std::vector<unsigned> writing(const port& at) {
         std::vector<unsigned> all;

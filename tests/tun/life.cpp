@@ -93,8 +93,8 @@ TEST_CASE("200 rounds of opening and closing one name with reads pending", "[tun
     CHECK(io.statistics().small_buffers_free == cotun::pool_options{}.small_count);
 }
 
-// Before Linux 6.13, what was registered with the ring is kept for as long as any other registered file has a request in
-// flight, and the interface would outlive its close(): the option must not register there.
+// Before Linux 6.13, what was registered with the ring is kept for as long as any other registered file has a request
+// in flight, and the interface would outlive its close(): the option must not register there.
 TEST_CASE("devices are closed while another one is being read", "[tun][close]") {
     tun_namespace here;
     without_ipv6();

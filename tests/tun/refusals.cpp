@@ -24,7 +24,8 @@ namespace {
 std::vector<std::string> interfaces() {
     std::vector<std::string> names;
     const auto list = if_nameindex();
-    for (const auto* entry = list; entry != nullptr && entry->if_index != 0; ++entry) names.emplace_back(entry->if_name);
+    for (const auto* entry = list; entry != nullptr && entry->if_index != 0; ++entry)
+        names.emplace_back(entry->if_name);
     if_freenameindex(list);
     return names;
 }
@@ -196,8 +197,8 @@ TEST_CASE("addresses that are refused", "[tun][refused]") {
     CHECK(refused(io, {.name = "a0", .addresses = {"ff02::1/64"}}, {"a0", "ff02::1/64"}));
     for (const char* text : {"", "10.9.0.1/33", "10.9.0/24", "10.9.0.1/", "fd00::1/129", "10.9.0.1/24 ", "x"}) {
         CAPTURE(text);
-        CHECK(refusal([&] { [[maybe_unused]] const cotun::device_options o{.name = "a0", .addresses = {text}}; }, {text}) ==
-              std::errc::invalid_argument);
+        CHECK(refusal([&] { [[maybe_unused]] const cotun::device_options o{.name = "a0", .addresses = {text}}; },
+                      {text}) == std::errc::invalid_argument);
     }
     std::ofstream("/proc/sys/net/ipv6/conf/default/disable_ipv6") << "1" << std::flush;
     refused(io, {.name = "a0", .addresses = {"fd09::1/64"}}, {"a0", "fd09::1/64"});

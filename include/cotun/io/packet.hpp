@@ -32,9 +32,9 @@ class packet_pool;
 struct alignas(64) packet_slot {
     std::byte* base = nullptr;
     packet_pool* pool = nullptr;
-    std::uint32_t capacity = 0;  // of the buffer, bytes
-    std::uint32_t offset = 0;    // of the packet in the buffer
-    std::uint32_t size = 0;      // of the packet
+    std::uint32_t capacity = 0; // of the buffer, bytes
+    std::uint32_t offset = 0;   // of the packet in the buffer
+    std::uint32_t size = 0;     // of the packet
     std::uint8_t origin_size = 0;
     std::array<std::byte, 28> origin{}; // a struct sockaddr_in or sockaddr_in6
 };

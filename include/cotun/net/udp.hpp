@@ -13,8 +13,8 @@
 // that datagram is counted in writes().refused, and not tried again. What became of datagrams that were accepted is
 // counted, and thrown by flush().
 // Order: datagrams are sent in the order in which they were given. When the socket's send buffer is full, the others
-// wait; none is sent before an earlier one. A datagram larger than the path's MTU (of 1 KiB at least) needs room for all
-// of its fragments at once: one that the send buffer could not hold if it were empty fails with ENOBUFS.
+// wait; none is sent before an earlier one. A datagram larger than the path's MTU (of 1 KiB at least) needs room for
+// all of its fragments at once: one that the send buffer could not hold if it were empty fails with ENOBUFS.
 // Kernel: Linux 5.19; multishot receiving from 6.0 on. udp(7).
 #pragma once
 
