@@ -59,7 +59,7 @@ void inbox::set_share(unsigned share) noexcept {
     target_ = std::min(share, quota_);
     if (state_ != state::reading || !multishot_ || in_group_.size() <= target_) return;
     state_ = state::withdrawing;
-    cancel();
+    end_read();
     core_->prepare_later(*this);
 }
 
@@ -239,7 +239,7 @@ void inbox::multishot_ended(std::int32_t result) {
     }
     const bool out_of_buffers = result == -ENOBUFS;
     if (out_of_buffers) starve();
-    const bool asked_for = result == -ECANCELED && state_ == state::withdrawing;
+    const bool asked_for = result == -ECANCELED && cancelled_;
     if (result < 0 && !out_of_buffers && !asked_for && !survives(-result)) return fail(-result);
     core_->prepare_later(*this); // refills, and arms again if there is a buffer
 }
@@ -253,7 +253,8 @@ void inbox::fall_back_to_poll() {
 
 void inbox::polled(const ring::completion& done) {
     if (state_ != state::reading) return;
-    if (done.result < 0 && !survives(-done.result)) return fail(-done.result);
+    const bool asked_for = done.result == -ECANCELED && cancelled_;
+    if (done.result < 0 && !asked_for && !survives(-done.result)) return fail(-done.result);
     readable_ = true;
     core_->prepare_later(*this);
 }
@@ -291,7 +292,16 @@ void inbox::close() {
     while (has_packet()) core_->pool().give(queue_.pop_back()); // but what has arrived for a waiter is its own
 }
 
+void inbox::look_again() noexcept {
+    if (state_ == state::reading) end_read();
+}
+
 void inbox::cancel() noexcept {
+    end_read();
+    cancel_own();
+}
+
+void inbox::end_read() noexcept {
     if (request_ != 0 && !std::exchange(cancelled_, true)) core_->driver().cancel(request_);
 }
 

@@ -90,12 +90,15 @@ public:
 
     /// No more packets are given out: who waits, or comes later, is told operation_canceled.
     void close();
-    /// Asks for the end of the request in flight.
+    /// Asks for the end of the requests in flight.
     void cancel() noexcept;
-    bool idle() const noexcept { return request_ == 0; }
+    bool idle() const noexcept { return request_ == 0 && own_requests_ == 0; }
     /// Gives the buffers back that the kernel may fill, and the share of the pool. Nothing may be in flight that fills
     /// them.
     void release() noexcept;
+
+    /// Reads anew: the kernel then says if there is nothing any more to read from. Loses no packet.
+    void look_again() noexcept;
 
     const read_statistics& statistics() const noexcept { return statistics_; }
     bool uses_multishot() const noexcept { return multishot_; }
@@ -115,14 +118,19 @@ protected:
     /// Reads once, without waiting; the result is what place() is then given, or a negative errno.
     virtual ssize_t read_now(packet_slot& slot) = 0;
 
+    /// Asks for the end of the derived class's own requests.
+    virtual void cancel_own() noexcept {}
+
     reactor_core& core() noexcept { return *core_; }
     read_statistics statistics_;
+    unsigned own_requests_ = 0; // the derived class's, in flight
 
 private:
     enum class state : std::uint8_t { made, reading, withdrawing, ended, closed };
 
     std::size_t held() const noexcept { return in_group_.size() + queue_.size(); }
     void on_time() override { core_->prepare_later(*this); }
+    void end_read() noexcept;
     void deliver(packet_slot& slot);
     void promise();
     void make_group();

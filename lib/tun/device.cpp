@@ -7,11 +7,13 @@
 #include "io/reactor_core.hpp"
 #include "tun/interface.hpp"
 
+#include <array>
 #include <cassert>
 #include <cerrno>
-#include <cstring>
 #include <fmt/format.h>
-#include <memory>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 namespace cotun {
 namespace detail {
@@ -23,12 +25,66 @@ constexpr unsigned frame_overhead = 14 + 4 + 1;
 
 } // namespace
 
+// The kernel wakes the readers of a device before it takes the device from them (tun_detach_all), and not again: one that
+// looks in between finds nothing, and would wait for ever. So when the link goes, the device's reader looks again.
 class device_inbox final : public inbox {
 public:
     device_inbox(packet_port& port, reactor_core& core, size_class c, read_mode mode)
-        : inbox(port, core, c, mode, ring::feature::read_multishot) {}
+        : inbox(port, core, c, mode, ring::feature::read_multishot), removal_(*this) {}
+
+    /// Takes the descriptor over; once the port is open.
+    void watch(int removal) noexcept {
+        removal_.watched = {removal, -1};
+        arm_watch();
+    }
 
 private:
+    struct removal_poll final : ring::request_owner {
+        explicit removal_poll(device_inbox& i) noexcept : of(i) {}
+        removal_poll(const removal_poll&) = delete;
+        removal_poll& operator=(const removal_poll&) = delete;
+        ~removal_poll() {
+            if (watched.descriptor >= 0) ::close(watched.descriptor);
+        }
+        void on_completion(std::uint32_t, const ring::completion& done) override { of.link_went(done.result); }
+        device_inbox& of;
+        ring::file watched;
+        ring::token request = 0;
+    };
+
+    void arm_watch() noexcept {
+        removal_.request = core().begin(removal_, 0, true);
+        assert(removal_.request != 0); // each port has two that are reserved
+        ++own_requests_;
+        core().driver().poll(removal_.request, removal_.watched, POLLIN, false);
+    }
+
+    void link_went(std::int32_t events) noexcept {
+        removal_.request = 0;
+        --own_requests_;
+        if (events > 0 && port().is_open()) {
+            drain_watch();
+            look_again();
+            arm_watch();
+        }
+        port().progress();
+    }
+
+    void drain_watch() noexcept {
+        std::array<std::byte, 16> start{}; // of a message: what is in it does not matter
+        iovec into{start.data(), start.size()};
+        for (int result = 0; result >= 0 || result == -ENOBUFS;) {
+            msghdr message{};
+            message.msg_iov = &into;
+            message.msg_iovlen = 1;
+            result = static_cast<int>(core().driver().receive_now(removal_.watched, message));
+        }
+    }
+
+    void cancel_own() noexcept override {
+        if (removal_.request != 0) core().driver().cancel(removal_.request);
+    }
+
     void arm(ring::token request, std::uint16_t group) override {
         core().driver().read_multishot(request, port().file(), group);
     }
@@ -46,6 +102,8 @@ private:
     ssize_t read_now(packet_slot& slot) override {
         return core().driver().read_now(port().file(), core().pool().space(slot));
     }
+
+    removal_poll removal_;
 };
 
 class device_outbox final : public outbox {
@@ -71,6 +129,7 @@ public:
           inbox_(*this, core, core.pool().class_for(made.mtu + frame_overhead), mode),
           outbox_(*this, core) {
         open();
+        inbox_.watch(made.watch);
         made.release();
     }
 

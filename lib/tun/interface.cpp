@@ -3,6 +3,7 @@
 
 #include "io/fail.hpp"
 #include "link/netlink.hpp"
+#include "link/removal_watch.hpp"
 
 #include <cerrno>
 #include <cstring>
@@ -113,6 +114,7 @@ private:
         const link::link_info found = netlink.get_link(made.name);
         made.index = found.index;
         made.mtu = found.mtu;
+        made.watch = link::open_removal_watch(made.index);
         if (options_.mtu != 0 && options_.mtu != found.mtu) {
             netlink.set_mtu(made.index, options_.mtu);
             made.mtu = options_.mtu;
@@ -146,6 +148,7 @@ void enter_namespace(std::string_view netns, const char* call) {
 
 open_interface& open_interface::operator=(open_interface&& other) noexcept {
     std::swap(descriptor, other.descriptor);
+    std::swap(watch, other.watch);
     name = std::move(other.name);
     index = other.index;
     mtu = other.mtu;
@@ -154,6 +157,7 @@ open_interface& open_interface::operator=(open_interface&& other) noexcept {
 
 open_interface::~open_interface() {
     if (descriptor >= 0) ::close(descriptor);
+    if (watch >= 0) ::close(watch);
 }
 
 open_interface make_interface(const device_options& options, bool tap, const char* call) {

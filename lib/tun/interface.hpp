@@ -9,16 +9,17 @@
 
 namespace cotun::detail {
 
-/// A descriptor of /dev/net/tun that is attached to an interface. Move-only.
+/// A descriptor of /dev/net/tun that is attached to an interface, and one that watches for its removal. Move-only.
 class open_interface {
 public:
     open_interface() noexcept = default;
     open_interface(open_interface&& other) noexcept { *this = std::move(other); }
     open_interface& operator=(open_interface&& other) noexcept;
     ~open_interface();
-    int release() noexcept { return std::exchange(descriptor, -1); }
+    void release() noexcept { descriptor = watch = -1; }
 
     int descriptor = -1;
+    int watch = -1; // link/removal_watch.hpp
     std::string name;
     unsigned index = 0;
     unsigned mtu = 0;

@@ -74,6 +74,49 @@ TEST_CASE("inbox: EINVAL at the first arm falls back to poll; one that was force
     }
 }
 
+TEST_CASE("inbox: one that looks again loses nothing, and finds out that there is nothing any more") {
+    rig r;
+    port p(r.io);
+    std::vector<unsigned> got;
+    outcome end;
+    r.settle();
+    for (unsigned i = 0; i < 3; ++i) REQUIRE(r.arrive(p, i));
+    p.look_again();
+    p.look_again(); // asks once
+    r.settle();
+    REQUIRE(r.reading(p) != nullptr);
+    for (unsigned i = 3; i < 6; ++i) REQUIRE(r.arrive(p, i));
+    r.io.spawn(read_all(p, got, end));
+    r.settle();
+    CHECK(got == up_to(6));
+    CHECK(p.reads().refused == 0);
+    p.look_again();
+    r.io.core().turn(); // the read that went on has ended, and a new one
+    r.settle();
+    REQUIRE(r.kernel.end(p.descriptor, EBADFD)); // is told
+    r.settle();
+    CHECK(end.error == EBADFD);
+    p.look_again();
+    r.settle();
+    CHECK(r.reading(p) == nullptr);
+}
+
+TEST_CASE("inbox: poll mode, one that looks again reads without an event") {
+    rig r(polled());
+    port p(r.io);
+    std::vector<unsigned> got;
+    outcome end;
+    r.io.spawn(read_all(p, got, end));
+    r.settle();
+    answer(r, p, 0);
+    refuse(r, p, EBADFD);
+    p.look_again();
+    r.settle();
+    CHECK(got == up_to(1));
+    CHECK(end.error == EBADFD);
+    CHECK(p.reads().refused == 0);
+}
+
 TEST_CASE("inbox: poll mode reads until EAGAIN, in order, a quota at a time") {
     rig r(polled());
     port p(r.io);

@@ -109,6 +109,7 @@ public:
     read_statistics reads() const { return port_->in().statistics(); }
     write_statistics writes() const { return port_->out().statistics(); }
     bool uses_multishot() const { return port_->in().uses_multishot(); }
+    void look_again() { port_->in().look_again(); }
 
     const int descriptor;
 

@@ -9,7 +9,9 @@
 
 #include <array>
 #include <optional>
+#include <thread>
 
+#include "link/netlink.hpp"
 #include "traffic.hpp"
 
 using namespace test;
@@ -226,6 +228,33 @@ TEST_CASE("a device deleted from outside ends for good, the others go on", "[tun
     io.run(gone.close());
     cotun::device again = cotun::open_tun(io, {.name = "gone"});
     CHECK(has_interface("gone"));
+}
+
+// The kernel wakes the readers of a device before it takes the device from them (tun_detach_all), and not again: a
+// reader that looks in between finds nothing, and would wait for ever.
+TEST_CASE("a device deleted from outside ends for good, whenever its reader looks", "[tun][deleted]") {
+    tun_namespace here;
+    const cotun::read_mode mode = each_read_mode();
+    CAPTURE(name_of(mode));
+    cotun::reactor io;
+    const plain_socket socket;
+    const std::uint64_t rounds = cotun::test::scaled(30);
+    for (std::uint64_t round = 0; round < rounds; ++round) {
+        cotun::device dev = cotun::open_tun(io, {.name = "gone", .addresses = {"10.9.0.1/24"}, .read = mode});
+        std::error_code end;
+        std::uint64_t ours = 0;
+        io.spawn(read_to_the_end(dev, end, ours));
+        io.run(a_pass(io));
+        std::thread deleter([&] { // while packets come, and the reader is at work
+            cotun::link::netlink_socket netlink;
+            const unsigned index = netlink.get_link("gone").index;
+            for (std::uint64_t n = 0; n < round % 8; ++n) socket.send(n, "10.9.0.2");
+            netlink.delete_link(index);
+        });
+        run_bounded(io, until_set(io, end));
+        deleter.join();
+        REQUIRE(end.value() == EBADFD);
+    }
 }
 
 namespace {
