@@ -25,8 +25,8 @@ constexpr unsigned frame_overhead = 14 + 4 + 1;
 
 } // namespace
 
-// The kernel wakes the readers of a device before it takes the device from them (tun_detach_all), and not again: one that
-// looks in between finds nothing, and would wait for ever. So when the link goes, the device's reader looks again.
+// The kernel wakes the readers of a device before it takes the device from them (tun_detach_all), and not again: one
+// that looks in between finds nothing, and would wait for ever. So when the link goes, the device's reader looks again.
 class device_inbox final : public inbox {
 public:
     device_inbox(packet_port& port, reactor_core& core, size_class c, read_mode mode)
