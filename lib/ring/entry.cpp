@@ -23,6 +23,7 @@ unsigned flush(io_uring_sq& queue) noexcept {
 } // namespace
 
 void prepare_entries(io_uring& ring) noexcept {
+    if (ring.sq.array == nullptr) return; // IORING_SETUP_NO_SQARRAY, which liburing sets from 2.6 on: always in place
     for (unsigned i = 0; i < ring.sq.ring_entries; ++i) ring.sq.array[i] = i;
 }
 
