@@ -8,7 +8,7 @@
 // wait ends with one packet, that count would always say that there are few.
 //
 // Packets may also come fast but one by one, each an answer to the one before. Then gathering only delays them: waits
-// that have gathered nothing are not repeated for a while.
+// that have brought too few are not repeated for a while.
 #pragma once
 
 #include "ring/driver.hpp"

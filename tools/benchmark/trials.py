@@ -87,9 +87,9 @@ def tcp_load(lab, _programs, seconds):
 
 def udp_load(lab, programs, seconds, payload=64, rate=0):
     a, b = lab.namespaces
-    flood = lab.start(programs["udp_flood"], "--from", a, "--to", b, "--address", ADDRESSES[1], "--port", PORT,
-                      "--bytes", payload, "--milliseconds", int(seconds * 1000), "--rate", rate)
-    report = json.loads(finish(flood, seconds + 10, "udp_flood"))
+    load = lab.start(programs["udp_load"], "--from", a, "--to", b, "--address", ADDRESSES[1], "--port", PORT,
+                     "--bytes", payload, "--milliseconds", int(seconds * 1000), "--rate", rate)
+    report = json.loads(finish(load, seconds + 10, "udp_load"))
     return {"seconds": report["seconds"], "delivered": report["received"]}
 
 

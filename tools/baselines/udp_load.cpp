@@ -55,7 +55,7 @@ settings parse_settings(int argc, char** argv) {
     }
     if (argc % 2 == 0 || result.destination.sin_port == 0 || result.destination.sin_addr.s_addr == 0)
         throw std::invalid_argument(
-            "usage: udp_flood --from NETNS --to NETNS --address IPV4 --port N [--bytes N] [--milliseconds N] "
+            "usage: udp_load --from NETNS --to NETNS --address IPV4 --port N [--bytes N] [--milliseconds N] "
             "[--rate PER_SECOND]");
     return result;
 }
@@ -134,7 +134,7 @@ std::uint64_t send_for(int socket, const settings& wanted, clock::time_point beg
     return sent;
 }
 
-void flood(const settings& wanted) {
+void run(const settings& wanted) {
     const auto sender = open_sender(wanted);
     const auto receiver = open_receiver(wanted);
     std::atomic<bool> done = false;
@@ -168,10 +168,10 @@ void flood(const settings& wanted) {
 
 int main(int argc, char** argv) {
     try {
-        flood(parse_settings(argc, argv));
+        run(parse_settings(argc, argv));
         return 0;
     } catch (const std::exception& error) {
-        std::fprintf(stderr, "udp_flood: %s\n", error.what());
+        std::fprintf(stderr, "udp_load: %s\n", error.what());
         return 1;
     }
 }
