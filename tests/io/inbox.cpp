@@ -189,12 +189,8 @@ TEST_CASE("inbox: out of buffers, reading goes on when they come back, whatever 
 }
 
 TEST_CASE("inbox: the last completion may carry a packet") {
-    rig r;
-    port p(r.io);
-    std::vector<unsigned> got;
-    outcome end;
-    r.io.spawn(read_all(p, got, end));
-    r.settle();
+    reading_rig all;
+    auto& [r, p, got, end] = all;
     for (unsigned i = 0; i < 50; ++i) {
         REQUIRE(r.kernel.deliver(p.descriptor, numbered(i), i % 3 == 0));
         if (i % 3 == 0) r.settle();

@@ -102,12 +102,8 @@ TEST_CASE("inbox: one that looks again loses nothing, and finds out that there i
 }
 
 TEST_CASE("inbox: poll mode, one that looks again reads without an event") {
-    rig r(polled());
-    port p(r.io);
-    std::vector<unsigned> got;
-    outcome end;
-    r.io.spawn(read_all(p, got, end));
-    r.settle();
+    reading_rig all(polled());
+    auto& [r, p, got, end] = all;
     answer(r, p, 0);
     refuse(r, p, EBADFD);
     p.look_again();
@@ -118,12 +114,8 @@ TEST_CASE("inbox: poll mode, one that looks again reads without an event") {
 }
 
 TEST_CASE("inbox: poll mode reads until EAGAIN, in order, a quota at a time") {
-    rig r(polled());
-    port p(r.io);
-    std::vector<unsigned> got;
-    outcome end;
-    r.io.spawn(read_all(p, got, end));
-    r.settle();
+    reading_rig all(polled());
+    auto& [r, p, got, end] = all;
     CHECK_FALSE(p.uses_multishot());
     REQUIRE(r.polling(p) != nullptr);
     CHECK(r.polling(p)->multishot);
@@ -195,12 +187,8 @@ TEST_CASE("inbox: poll mode, errors: some are survived, a final one is the end, 
 TEST_CASE("inbox: a run of errors without a packet between them is the end, and no endless loop") {
     rig_options options;
     options.multishot = GENERATE(true, false);
-    rig r(options);
-    port p(r.io);
-    std::vector<unsigned> got;
-    outcome end;
-    r.io.spawn(read_all(p, got, end));
-    r.settle();
+    reading_rig all(options);
+    auto& [r, p, got, end] = all;
     unsigned errors = 0;
     for (; errors < 1000 && !end.ended; ++errors) {
         if (options.multishot) {
@@ -327,12 +315,8 @@ TEST_CASE("inbox: EBADFD ends all waiters and later ones; what had come is read 
 }
 
 TEST_CASE("inbox: an error that passes re-arms the multishot") {
-    rig r;
-    port p(r.io);
-    std::vector<unsigned> got;
-    outcome end;
-    r.io.spawn(read_all(p, got, end));
-    r.settle();
+    reading_rig all;
+    auto& [r, p, got, end] = all;
     for (unsigned i = 0; i < 100; ++i) {
         REQUIRE(r.kernel.end(p.descriptor, i % 2 == 0 ? ECONNREFUSED : ENOMEM));
         r.settle();

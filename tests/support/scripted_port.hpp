@@ -248,6 +248,18 @@ inline task<> read_all(port& from, std::vector<unsigned>& into, outcome& end) {
     end.ended = true;
 }
 
+/// A rig, and a port that a task reads to its end.
+struct reading_rig {
+    explicit reading_rig(const rig_options& options = {}) : r(options), p(r.io) {
+        r.io.spawn(read_all(p, got, end));
+        r.settle();
+    }
+    rig r;
+    port p;
+    std::vector<unsigned> got;
+    outcome end;
+};
+
 inline task<> read_one(port& from, std::vector<unsigned>& into, outcome& end) {
     try {
         const packet p = co_await from.read_packet();
