@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "link/netlink.hpp"
 
+#include "link/message.hpp"
+
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -26,42 +28,12 @@ namespace cotun::link {
 
 namespace {
 
-using byte_view = std::span<const std::byte>;
-
 // The kernel never puts more than this into one read of a dump, and the one message about a link is far smaller.
 constexpr std::size_t answer_size = 32 * 1024;
 
 // A table that changes while it is read, or one that another reader holds, is read again so many times.
 constexpr int dump_tries = 50;
 constexpr auto dump_pause = std::chrono::milliseconds{2};
-
-constexpr std::size_t aligned(std::size_t size) noexcept { return (size + 3) & ~std::size_t{3}; }
-
-// A copy of the T at the front of `bytes`; zeros where the bytes are too few, so that a short answer cannot fault.
-template <typename T>
-T load(byte_view bytes) noexcept {
-    T value{};
-    if (bytes.size() >= sizeof value) std::memcpy(&value, bytes.data(), sizeof value);
-    return value;
-}
-
-byte_view skip(byte_view bytes, std::size_t count) noexcept { return bytes.subspan(std::min(count, bytes.size())); }
-
-std::string_view text_of(byte_view bytes) noexcept {
-    const std::string_view text{reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-    return text.substr(0, text.find('\0'));
-}
-
-// Calls visit(type, payload) for each attribute. Ends at the first that does not fit.
-template <typename Visit>
-void for_each_attribute(byte_view bytes, Visit visit) {
-    while (bytes.size() >= sizeof(nlattr)) {
-        const auto header = load<nlattr>(bytes);
-        if (header.nla_len < sizeof header || header.nla_len > bytes.size()) return;
-        visit(header.nla_type & NLA_TYPE_MASK, bytes.subspan(sizeof header, header.nla_len - sizeof header));
-        bytes = skip(bytes, aligned(header.nla_len));
-    }
-}
 
 // The header of a request about a link; of its flags, only those in `changed` are set to what `flags` says.
 ifinfomsg about(unsigned index, unsigned flags = 0, unsigned changed = 0) noexcept {
@@ -171,46 +143,6 @@ struct netlink_socket::outcome {
             });
         return result;
     }
-};
-
-// A message while it is put together. The largest that is needed, an IPv6 address with its flags, has about 80 bytes.
-class netlink_socket::request {
-public:
-    template <typename Header>
-    request(std::uint16_t type, unsigned flags, const Header& header) {
-        head_.nlmsg_type = type;
-        head_.nlmsg_flags = static_cast<std::uint16_t>(NLM_F_REQUEST | flags);
-        append(&header, sizeof header);
-    }
-
-    void attribute(std::uint16_t type, const void* value, std::size_t size) {
-        const nlattr header{static_cast<std::uint16_t>(sizeof header + size), type};
-        append(&header, sizeof header);
-        append(value, size);
-    }
-
-    void number(std::uint32_t sequence, std::uint32_t port) noexcept {
-        head_.nlmsg_seq = sequence;
-        head_.nlmsg_pid = port;
-    }
-
-    [[nodiscard]] byte_view bytes() const noexcept {
-        std::memcpy(storage_.data(), &head_, sizeof head_);
-        return byte_view{storage_}.first(head_.nlmsg_len);
-    }
-
-private:
-    // What lies between the end of one piece and the alignment of the next stays zero.
-    void append(const void* piece, std::size_t size) {
-        const std::size_t at = aligned(head_.nlmsg_len);
-        if (at + size > storage_.size())
-            fail("build a netlink request", EMSGSIZE, {}, "a name or address is longer than any the kernel knows");
-        std::memcpy(storage_.data() + at, piece, size);
-        head_.nlmsg_len = static_cast<std::uint32_t>(at + size);
-    }
-
-    nlmsghdr head_{.nlmsg_len = sizeof(nlmsghdr), .nlmsg_type = 0, .nlmsg_flags = 0, .nlmsg_seq = 0, .nlmsg_pid = 0};
-    mutable std::array<std::byte, 256> storage_{};
 };
 
 netlink_socket::netlink_socket() : fd_(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE)) {
@@ -399,6 +331,20 @@ void netlink_socket::set_mtu(unsigned index, unsigned mtu) {
 void netlink_socket::set_up(unsigned index) {
     request req{RTM_SETLINK, NLM_F_ACK, about(index, IFF_UP, IFF_UP)};
     change_link(req, index, "set LINK up");
+}
+
+bool netlink_socket::is_delivered(const wire::ip_address& address) {
+    rtmsg header{};
+    header.rtm_family = address.is_v6() ? AF_INET6 : AF_INET;
+    header.rtm_dst_len = static_cast<std::uint8_t>(address.bits());
+    request req{RTM_GETROUTE, NLM_F_ACK, header};
+    const auto bytes = address.bytes();
+    req.attribute(RTA_DST, bytes.data(), bytes.size());
+    bool local = false;
+    const outcome result = exchange(req, [&](unsigned type, byte_view payload) {
+        local = local || (type == RTM_NEWROUTE && load<rtmsg>(payload).rtm_type == RTN_LOCAL);
+    });
+    return result.error == 0 && local; // an error: there is no route at all
 }
 
 void netlink_socket::set_down(unsigned index) {

@@ -21,6 +21,8 @@
 
 namespace cotun::link {
 
+class request;
+
 struct link_info {
     unsigned index = 0;                   // never 0 for a link that exists
     std::string name;                     // shorter than 16 bytes
@@ -50,9 +52,13 @@ public:
     void set_mac(unsigned index, const wire::mac_address& mac);
 
     // Gives the link the address and, by the prefix, the route to its network. EEXIST where the link has it already.
-    // IPv6 addresses skip duplicate address detection (IFA_F_NODAD), so they can be used when this returns. As with
-    // ip(8), an IPv4 address gets no IFA_BROADCAST; the kernel makes the broadcast route of its prefix all the same.
+    // IPv6 addresses skip duplicate address detection (IFA_F_NODAD). As with ip(8), an IPv4 address gets no
+    // IFA_BROADCAST; the kernel makes the broadcast route of its prefix all the same.
     void add_address(unsigned index, const wire::ip_prefix& prefix);
+    // Whether packets to the address are this machine's own. For an IPv4 address of a link that is up: at once. For
+    // IPv6 a moment later, because the kernel enters the route in a work queue (addrconf_dad_work,
+    // net/ipv6/addrconf.c).
+    [[nodiscard]] bool is_delivered(const wire::ip_address& address);
     // All addresses of the link, IPv4 first, in the kernel's order; among them the IPv6 link-local ones that the
     // kernel gave it. Empty for a link that has none.
     [[nodiscard]] std::vector<wire::ip_prefix> addresses(unsigned index);
@@ -61,7 +67,6 @@ public:
     void delete_link(unsigned index);
 
 private:
-    class request;
     struct outcome;
 
     void send(const request& req);

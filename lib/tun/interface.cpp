@@ -6,6 +6,7 @@
 #include "link/removal_watch.hpp"
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <exception>
 #include <fcntl.h>
@@ -120,7 +121,19 @@ private:
             made.mtu = options_.mtu;
         }
         for (const wire::ip_prefix& address : options_.addresses) netlink.add_address(made.index, address);
-        if (options_.up) netlink.set_up(made.index);
+        if (!options_.up) return;
+        netlink.set_up(made.index);
+        wait_for_delivery(netlink);
+    }
+
+    // Until then, what is written to the device for its own IPv6 addresses would be lost. It takes less than a
+    // millisecond; a kernel that is so busy that it takes a second gets no more of our time.
+    void wait_for_delivery(link::netlink_socket& netlink) const {
+        constexpr std::chrono::microseconds pause{200}, longest{1'000'000};
+        std::chrono::microseconds waited{0};
+        for (const wire::ip_prefix& prefix : options_.addresses)
+            for (; !netlink.is_delivered(prefix.address()) && waited < longest; waited += pause)
+                std::this_thread::sleep_for(pause);
     }
 
     const device_options& options_;

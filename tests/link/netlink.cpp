@@ -134,6 +134,26 @@ TEST_CASE("addresses are given as ip gives them", "[link][netlink]") {
     CHECK(netlink.addresses(a0).size() >= 4); // the kernel's own link-local one, too
 }
 
+TEST_CASE("whether packets to an address stay on this machine", "[link][netlink]") {
+    paired_namespace here;
+    netlink_socket netlink;
+    const unsigned a0 = netlink.get_link("a0").index;
+    CHECK(netlink.is_delivered(ipv4_address::from_string("127.0.0.1")));
+    CHECK(netlink.is_delivered(ipv6_address::from_string("::1")));
+    CHECK_FALSE(netlink.is_delivered(ipv4_address::from_string("10.9.0.1"))); // no route to it at all
+    CHECK_FALSE(netlink.is_delivered(ipv6_address::from_string("fd00::1")));
+    netlink.add_address(a0, "10.9.0.1/24");
+    netlink.add_address(a0, "fd00::1/64");
+    netlink.set_up(netlink.get_link("b0").index);
+    netlink.set_up(a0);
+    CHECK(netlink.is_delivered(ipv4_address::from_string("10.9.0.1")));
+    for (int i = 0; i < 2000 && !netlink.is_delivered(ipv6_address::from_string("fd00::1")); ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    CHECK(netlink.is_delivered(ipv6_address::from_string("fd00::1")));
+    CHECK_FALSE(netlink.is_delivered(ipv4_address::from_string("10.9.0.2"))); // a neighbor's
+    CHECK_FALSE(netlink.is_delivered(ipv6_address::from_string("fd00::2")));
+}
+
 TEST_CASE("of an address with a peer, the link's own is listed", "[link][netlink]") {
     paired_namespace here;
     netlink_socket netlink;

@@ -45,6 +45,68 @@ TEST_CASE("a device is opened by its name", "[tun][open]") {
     CHECK_FALSE(has_interface("abcdefghijklmno"));
 }
 
+namespace {
+
+constexpr const char* own_v6 = "fd09::1";
+
+sockaddr_in6 v6_endpoint(const char* ip) {
+    sockaddr_in6 a{};
+    a.sin6_family = AF_INET6;
+    a.sin6_port = htons(traffic_port);
+    inet_pton(AF_INET6, ip, &a.sin6_addr);
+    return a;
+}
+
+// UDP over IPv6 from fd09::2 to fd09::1.
+void write_datagram(std::span<std::byte> packet) {
+    constexpr std::size_t header = 40;
+    std::fill(packet.begin(), packet.end(), std::byte{0});
+    const auto put = [&](std::size_t at, unsigned value) {
+        packet[at] = static_cast<std::byte>(value >> 8);
+        packet[at + 1] = static_cast<std::byte>(value);
+    };
+    const auto length = static_cast<std::uint16_t>(packet.size() - header);
+    put(0, 0x6000);
+    put(4, length);
+    put(6, IPPROTO_UDP << 8 | 64);
+    std::memcpy(&packet[8], v6_endpoint("fd09::2").sin6_addr.s6_addr, 16);
+    std::memcpy(&packet[24], v6_endpoint(own_v6).sin6_addr.s6_addr, 16);
+    put(header, traffic_port);
+    put(header + 2, traffic_port);
+    put(header + 4, length);
+    const auto pseudo = cotun::wire::add_to_sum(length, IPPROTO_UDP);
+    put(header + 6, cotun::wire::finish_checksum(cotun::wire::add_to_sum(packet.subspan(8), pseudo)));
+}
+
+// How many of `rounds` fresh devices had a datagram delivered to their IPv6 address that was written at once.
+cotun::task<unsigned> deliver_at_once(cotun::reactor& io, unsigned rounds) {
+    unsigned delivered = 0;
+    for (unsigned i = 0; i < rounds; ++i) {
+        cotun::device dev = cotun::open_tun(io, {.name = "six", .addresses = {"fd09::1/64"}});
+        const int receiver = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        const sockaddr_in6 own = v6_endpoint(own_v6);
+        const bool bound = bind(receiver, reinterpret_cast<const sockaddr*>(&own), sizeof own) == 0;
+        cotun::packet pkt = co_await io.allocate(40 + 8 + 16);
+        write_datagram(pkt.bytes());
+        co_await dev.write_packet(std::move(pkt));
+        co_await dev.flush();
+        std::array<std::byte, 64> got{};
+        const ssize_t size = recv(receiver, got.data(), got.size(), 0);
+        close(receiver);
+        if (bound && size == 16) ++delivered;
+        co_await dev.close();
+    }
+    co_return delivered;
+}
+
+} // namespace
+
+TEST_CASE("a packet written to a device that was just opened reaches its IPv6 address", "[tun][open]") {
+    tun_namespace here;
+    cotun::reactor io;
+    CHECK(run_bounded(io, deliver_at_once(io, 50)) == 50);
+}
+
 TEST_CASE("a device gets the first free number for %d, and a name when it has none", "[tun][open]") {
     tun_namespace here;
     cotun::reactor io;

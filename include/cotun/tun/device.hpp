@@ -109,6 +109,7 @@ private:
 };
 
 /// Makes an interface, gives it its addresses and MTU, and sets it up; by netlink, without running other programs.
+/// When it returns, packets written to the device reach its addresses, and the addresses can be bound to, IPv6 too.
 [[nodiscard]] device open_tun(reactor& io, const device_options& options = {});
 [[nodiscard]] device open_tap(reactor& io, const device_options& options = {});
 
