@@ -206,6 +206,33 @@ bool kernel_coalesces() {
     return found;
 }
 
+// As liburing sets rings up from 2.6 on, with any version of it.
+TEST_CASE("uring: a ring whose submission queue has no array is entered as well") {
+    constexpr unsigned no_sqarray = 1U << 16; // IORING_SETUP_NO_SQARRAY, Linux 6.6
+    (void)make();                             // skips where there are no rings
+    io_uring ring{};
+    io_uring_params params{};
+    params.flags = no_sqarray;
+    const auto descriptor = static_cast<int>(syscall(__NR_io_uring_setup, 8, &params));
+    if (descriptor < 0 && errno == EINVAL) SKIP("this kernel's rings always have one");
+    REQUIRE(descriptor >= 0);
+    REQUIRE(io_uring_queue_mmap(descriptor, &params, &ring) == 0); // before 2.6, its init would write to the array
+    ring.sq.array = nullptr;
+    prepare_entries(ring);
+    for (unsigned i = 0; i < 20; ++i) { // more than go around the queue
+        io_uring_sqe* const entry = io_uring_get_sqe(&ring);
+        REQUIRE(entry != nullptr);
+        io_uring_prep_nop(entry);
+        entry->user_data = i;
+        CHECK(enter_ring(ring, {.completions = 1, .at_most = 10s}) == 1);
+        io_uring_cqe* done = nullptr;
+        REQUIRE(io_uring_peek_cqe(&ring, &done) == 0);
+        CHECK(done->user_data == i);
+        io_uring_cqe_seen(&ring, done);
+    }
+    io_uring_queue_exit(&ring);
+}
+
 TEST_CASE("uring: a wait that gathers keeps its deadline, and delays a packet that comes alone, but no longer") {
     uring_options options;
     options.coalesce = GENERATE(0us, 50us, 1000us);
