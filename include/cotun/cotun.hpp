@@ -3,7 +3,13 @@
 // All of cotun. Each header can be included alone.
 #pragma once
 
+#include <cotun/coro/result.hpp>
+#include <cotun/coro/scope.hpp>
 #include <cotun/coro/task.hpp>
+#include <cotun/coro/timeout.hpp>
+#include <cotun/coro/when_all.hpp>
+#include <cotun/coro/when_any.hpp>
+#include <cotun/coro/with_stop.hpp>
 #include <cotun/io/error.hpp>
 #include <cotun/io/packet.hpp>
 #include <cotun/io/packet_batch.hpp>

@@ -14,13 +14,13 @@
 // is final; a second error in a row is waited out first, longer each time.
 #pragma once
 
+#include <cotun/coro/timer.hpp>
+#include <cotun/coro/waiter.hpp>
 #include <cotun/io/packet.hpp>
 #include <cotun/io/packet_batch.hpp>
 #include <cotun/io/read_mode.hpp>
 #include <cotun/io/read_operation.hpp>
 #include <cotun/io/statistics.hpp>
-#include <cotun/io/timer.hpp>
-#include <cotun/io/waiter.hpp>
 
 #include "io/packet_pool.hpp"
 #include "io/reactor_core.hpp"

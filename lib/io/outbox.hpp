@@ -10,9 +10,9 @@
 // socket's send buffer. Entries complete in any order, and leave the window in theirs.
 #pragma once
 
+#include <cotun/coro/waiter.hpp>
 #include <cotun/io/packet.hpp>
 #include <cotun/io/statistics.hpp>
-#include <cotun/io/waiter.hpp>
 #include <cotun/io/write_operation.hpp>
 
 #include "io/packet_pool.hpp"

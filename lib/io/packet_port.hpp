@@ -11,8 +11,8 @@
 #pragma once
 
 #include <cotun/coro/task.hpp>
-#include <cotun/io/timer.hpp>
-#include <cotun/io/waiter.hpp>
+#include <cotun/coro/timer.hpp>
+#include <cotun/coro/waiter.hpp>
 
 #include "ring/driver.hpp"
 

@@ -39,6 +39,8 @@ void reactor::stop() noexcept { core_->stop(); }
 packet reactor::try_allocate(std::size_t size) { return core_->try_allocate(size); }
 reactor_statistics reactor::statistics() const noexcept { return core_->statistics(); }
 
+detail::scheduler& reactor::loop() noexcept { return *core_; }
+
 void reactor::throw_stopped() {
     detail::fail(ECANCELED, "reactor: stop() was called before the task of run() had ended");
 }
@@ -52,24 +54,27 @@ sleep_operation reactor::sleep_until(clock::time_point time) noexcept { return {
 
 sleep_operation::~sleep_operation() { core_->disarm(*this); }
 
-void sleep_operation::await_suspend(std::coroutine_handle<> who) {
-    coroutine = who;
+bool sleep_operation::suspend(std::coroutine_handle<> who, const detail::await_context& context) {
+    if (!start_waiting(who, *core_, context.stop)) return false;
     if (until_ <= core_->driver().now())
         core_->make_ready(*this);
     else
         core_->arm(*this, until_);
+    return true;
 }
 
 void sleep_operation::on_time() { core_->make_ready(*this); }
+void sleep_operation::give_up() noexcept { core_->disarm(*this); }
 
 bool allocate_operation::await_ready() {
     got_ = core_->try_allocate(size_);
     return static_cast<bool>(got_);
 }
 
-void allocate_operation::await_suspend(std::coroutine_handle<> who) noexcept {
-    coroutine = who;
+bool allocate_operation::suspend(std::coroutine_handle<> who, const detail::await_context& context) {
+    if (!start_waiting(who, *core_, context.stop)) return false;
     core_->await_buffer(*this, core_->pool().class_for(size_));
+    return true;
 }
 
 } // namespace cotun

@@ -50,6 +50,7 @@ struct reactor_core::root_promise : frame_allocated, waiter {
         core->roots_.push_back(*this);
     }
     root get_return_object() noexcept { return {this}; }
+    await_context context() const noexcept { return {core, nullptr}; }
     first_turn initial_suspend() const noexcept { return first_turn(*core); }
     std::suspend_never final_suspend() const noexcept { return {}; }
     void unhandled_exception() const noexcept { std::terminate(); } // run_root catches all

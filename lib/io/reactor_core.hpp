@@ -9,9 +9,9 @@
 // what the destructors of devices do.
 #pragma once
 
+#include <cotun/coro/scheduler.hpp>
 #include <cotun/coro/task.hpp>
 #include <cotun/io/reactor.hpp>
-#include <cotun/io/waiter.hpp>
 
 #include "io/packet_pool.hpp"
 #include "io/timer_heap.hpp"
@@ -45,7 +45,7 @@ private:
     bool scheduled_ = false;
 };
 
-class reactor_core final : packet_pool::listener {
+class reactor_core final : public scheduler, packet_pool::listener {
 public:
     reactor_core(const reactor_options& options, std::unique_ptr<ring::driver> driver);
     ~reactor_core();
@@ -55,12 +55,12 @@ public:
     ring::driver& driver() noexcept { return *driver_; }
     packet_pool& pool() noexcept { return *pool_; }
 
-    void make_ready(waiter& w) noexcept { ready_.push_back(w); }
     void prepare_later(prepared& p);
     void forget(prepared& p) noexcept;
 
-    void arm(timer& t, ring::clock::time_point when) { timers_.arm(t, when); }
-    void disarm(timer& t) noexcept { timers_.disarm(t); }
+    clock::time_point now() noexcept override { return driver_->now(); }
+    void arm(timer& t, clock::time_point when) override { timers_.arm(t, when); }
+    void disarm(timer& t) noexcept override { timers_.disarm(t); }
 
     /// A token for a new request, or 0 when there is no room. A quarter is set aside for `reserved` requests: the one
     /// read and the one poll that each device or socket may have in flight. For those there is always room.
@@ -89,7 +89,7 @@ public:
 
     void run(task<>* main);
     void spawn(task<> body);
-    void post(std::function<void()> function);
+    void post(std::function<void()> function) override;
     void stop() noexcept;
     packet try_allocate(std::size_t size);
     reactor_statistics statistics() const noexcept;
@@ -136,7 +136,6 @@ private:
     ring::request_table requests_;
     packet_pool* pool_;
     timer_heap timers_;
-    waiter_list ready_;
     waiter_list roots_;
     std::vector<prepared*> to_prepare_;
     std::vector<prepared*> preparing_;

@@ -3,6 +3,7 @@
 
 #include "io/inbox.hpp"
 #include "io/packet_port.hpp"
+#include "io/reactor_core.hpp"
 
 namespace cotun::detail {
 
@@ -15,15 +16,17 @@ void read_waiter::leave() noexcept {
 
 bool read_waiter::await_ready() const noexcept { return from_->can_take(); }
 
-void read_waiter::await_suspend(std::coroutine_handle<> who) noexcept {
-    coroutine = who;
+bool read_waiter::suspend(std::coroutine_handle<> who, const await_context& context) {
+    if (!start_waiting(who, from_->port().core(), context.stop)) return false;
     holds_port_ = true;
     from_->port().hold();
     from_->wait(*this);
+    return true;
 }
 
 packet read_waiter::take() {
     if (std::exchange(promised_, false)) return from_->take_promised();
+    throw_if_stopped();
     if (failure_ != 0) from_->throw_failure(failure_);
     return from_->take();
 }

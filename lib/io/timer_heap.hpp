@@ -4,7 +4,7 @@
 // Timers of the same time go off in no particular order.
 #pragma once
 
-#include <cotun/io/timer.hpp>
+#include <cotun/coro/timer.hpp>
 
 #include <cassert>
 #include <optional>
@@ -37,6 +37,7 @@ public:
     }
 
     bool empty() const noexcept { return heap_.empty(); }
+    std::size_t size() const noexcept { return heap_.size(); }
     std::optional<clock::time_point> next() const noexcept {
         return heap_.empty() ? std::nullopt : std::optional(heap_.front()->when_);
     }

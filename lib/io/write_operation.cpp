@@ -3,6 +3,7 @@
 
 #include "io/outbox.hpp"
 #include "io/packet_port.hpp"
+#include "io/reactor_core.hpp"
 
 #include <cerrno>
 
@@ -26,11 +27,12 @@ bool write_waiter::await_ready() {
     return into_->offer(next_, end_);
 }
 
-void write_waiter::await_suspend(std::coroutine_handle<> who) noexcept {
-    coroutine = who;
+bool write_waiter::suspend(std::coroutine_handle<> who, const await_context& context) {
+    if (!start_waiting(who, into_->port().core(), context.stop)) return false;
     holds_port_ = true;
     into_->port().hold();
     into_->wait(*this);
+    return true;
 }
 
 void write_waiter::throw_failure() const { into_->throw_failure(failure_); }
@@ -45,14 +47,16 @@ flush_waiter::~flush_waiter() {
 
 bool flush_waiter::await_ready() const noexcept { return of_->written(until_); }
 
-void flush_waiter::await_suspend(std::coroutine_handle<> who) noexcept {
-    coroutine = who;
+bool flush_waiter::suspend(std::coroutine_handle<> who, const await_context& context) {
+    if (!start_waiting(who, of_->port().core(), context.stop)) return false;
     holds_port_ = true;
     of_->port().hold();
     of_->wait(*this);
+    return true;
 }
 
 void flush_waiter::await_resume() {
+    throw_if_stopped();
     if (const int error = of_->take_first_failure()) of_->throw_failure(error);
 }
 

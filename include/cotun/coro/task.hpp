@@ -23,6 +23,7 @@
 #pragma once
 
 #include <cotun/coro/frame.hpp>
+#include <cotun/coro/stop.hpp>
 
 #include <coroutine>
 #include <exception>
@@ -75,9 +76,13 @@ public:
     final_awaiter final_suspend() const noexcept { return {}; }
     void unhandled_exception() noexcept { failure_ = std::current_exception(); }
 
+    const await_context& context() const noexcept { return context_; }
+
     /// Runs `self` for `parent`, which is suspended. Returns as await_suspend does.
     template <class Promise>
-    static auto start(std::coroutine_handle<Promise> self, std::coroutine_handle<> parent) noexcept {
+    static auto start(std::coroutine_handle<Promise> self, std::coroutine_handle<> parent,
+                      const await_context& context) noexcept {
+        self.promise().context_ = context;
 #if COTUN_SYMMETRIC_TRANSFER
         self.promise().continuation_ = parent;
         return self;
@@ -96,6 +101,7 @@ protected:
 
 private:
     std::coroutine_handle<> continuation_;
+    await_context context_;
     std::exception_ptr failure_;
 };
 
@@ -165,13 +171,18 @@ public:
     /// constructor: GCC 12 destroys twice what an aggregate owns in an await expression.
     class awaiter {
     public:
-        explicit awaiter(std::coroutine_handle<promise_type> frame) noexcept : frame_(frame) {}
+        /// Throws std::system_error (EINVAL) when the task is empty. It is empty from here on.
+        explicit awaiter(task&& awaited) : frame_(awaited.release()) {}
         awaiter(const awaiter&) = delete;
         awaiter& operator=(const awaiter&) = delete;
         ~awaiter() { frame_.destroy(); }
         bool await_ready() const noexcept { return false; }
-        auto await_suspend(std::coroutine_handle<> parent) noexcept {
-            return detail::task_promise_base::start(frame_, parent);
+        template <class Promise>
+        auto await_suspend(std::coroutine_handle<Promise> parent) noexcept {
+            return suspend(parent, detail::context_of(parent));
+        }
+        auto suspend(std::coroutine_handle<> parent, const detail::await_context& context) noexcept {
+            return detail::task_promise_base::start(frame_, parent, context);
         }
         T await_resume() { return frame_.promise().result(); }
 
@@ -180,14 +191,15 @@ public:
     };
 
     /// Runs the task, which is empty from here on. Throws std::system_error (EINVAL) when it is empty already.
-    awaiter operator co_await()&& {
-        if (!frame_) detail::refuse_empty_await();
-        return awaiter(std::exchange(frame_, nullptr));
-    }
+    awaiter operator co_await()&& { return awaiter(std::move(*this)); }
 
 private:
     friend promise_type;
     explicit task(std::coroutine_handle<promise_type> frame) noexcept : frame_(frame) {}
+    std::coroutine_handle<promise_type> release() {
+        if (!frame_) detail::refuse_empty_await();
+        return std::exchange(frame_, nullptr);
+    }
     void destroy() noexcept {
         if (frame_) std::exchange(frame_, nullptr).destroy();
     }

@@ -63,14 +63,15 @@ public:
     constexpr option_list() noexcept = default;
     // Not by std::initializer_list: GCC before 13 does not take one in a co_await expression.
     template <class... Values>
-    requires(sizeof...(Values) > 0 && (std::convertible_to<const Values&, T> && ...))
-    constexpr option_list(const Values&... values) { // NOLINT: implicit by design
+    requires(sizeof...(Values) > 0 &&
+             (std::convertible_to<const Values&, T> &&
+              ...)) constexpr option_list(const Values&... values) { // NOLINT: implicit by design
         (push_back(values), ...);
     }
     template <std::ranges::input_range Range>
     requires(!std::convertible_to<const Range&, T> && !std::same_as<Range, option_list> &&
-             std::convertible_to<std::ranges::range_reference_t<const Range>, T>)
-    constexpr option_list(const Range& values) { // NOLINT: implicit by design
+             std::convertible_to<std::ranges::range_reference_t<const Range>,
+                                 T>) constexpr option_list(const Range& values) { // NOLINT: implicit by design
         for (const auto& value : values) push_back(value);
     }
 

@@ -17,11 +17,11 @@
 // Kernel: Linux 5.19; its speed from 6.1 on, multishot reads of devices from 6.7 on.
 #pragma once
 
+#include <cotun/coro/stop.hpp>
 #include <cotun/coro/task.hpp>
+#include <cotun/coro/timer.hpp>
 #include <cotun/io/packet.hpp>
 #include <cotun/io/statistics.hpp>
-#include <cotun/io/timer.hpp>
-#include <cotun/io/waiter.hpp>
 
 #include <chrono>
 #include <cstddef>
@@ -66,10 +66,10 @@ struct reactor_options {
     /// quarter that is kept for reading and closing.
     unsigned requests = 1024;
     ring_mode ring = ring_mode::automatic;
-    /// The longest that a wait with nothing to submit gathers packets, as a network card moderates its interrupts (Linux
-    /// 6.12). It does so only while they come so fast that four or more are to be expected in that time, no longer than
-    /// it takes for sixteen, and delays them by as much; packets that come slower, or each as an answer to the one
-    /// before, it does not delay. 0 to 1000 microseconds; 0: never.
+    /// The longest that a wait with nothing to submit gathers packets, as a network card moderates its interrupts
+    /// (Linux 6.12). It does so only while they come so fast that four or more are to be expected in that time, no
+    /// longer than it takes for sixteen, and delays them by as much; packets that come slower, or each as an answer to
+    /// the one before, it does not delay. 0 to 1000 microseconds; 0: never.
     std::chrono::microseconds coalesce{100};
     /// Registers descriptors with the ring, which saves the kernel a look-up an operation; only where a removed one is
     /// let go at once (Linux 6.13, found by trying), since a closed interface would not be gone otherwise.
@@ -77,33 +77,46 @@ struct reactor_options {
 };
 
 /// co_await io.sleep_for(...), io.sleep_until(...), io.yield().
-class [[nodiscard]] sleep_operation : detail::waiter, detail::timer {
+class [[nodiscard]] sleep_operation : detail::stoppable_wait, detail::timer {
 public:
     using clock = std::chrono::steady_clock;
 
     sleep_operation(detail::reactor_core& core, clock::time_point until) noexcept : core_(&core), until_(until) {}
+    sleep_operation(sleep_operation&& other) noexcept
+        : stoppable_wait(std::move(other)), timer(), core_(other.core_), until_(other.until_) {}
     ~sleep_operation();
 
     bool await_ready() const noexcept { return false; }
-    void await_suspend(std::coroutine_handle<>);
-    void await_resume() const noexcept {}
+    template <class Promise>
+    bool await_suspend(std::coroutine_handle<Promise> who) {
+        return suspend(who, detail::context_of(who));
+    }
+    bool suspend(std::coroutine_handle<> who, const detail::await_context& context);
+    void await_resume() const { throw_if_stopped(); }
 
 private:
     void on_time() override;
+    void give_up() noexcept override;
 
     detail::reactor_core* core_;
     clock::time_point until_;
 };
 
 /// co_await io.allocate(size).
-class [[nodiscard]] allocate_operation : detail::waiter {
+class [[nodiscard]] allocate_operation : detail::stoppable_wait {
 public:
     allocate_operation(detail::reactor_core& core, std::size_t size) noexcept : core_(&core), size_(size) {}
-    ~allocate_operation() = default;
 
     bool await_ready();
-    void await_suspend(std::coroutine_handle<>) noexcept;
-    packet await_resume() noexcept { return std::move(got_); }
+    template <class Promise>
+    bool await_suspend(std::coroutine_handle<Promise> who) {
+        return suspend(who, detail::context_of(who));
+    }
+    bool suspend(std::coroutine_handle<> who, const detail::await_context& context);
+    packet await_resume() {
+        throw_if_stopped();
+        return std::move(got_);
+    }
 
 private:
     friend class detail::reactor_core;
@@ -169,6 +182,8 @@ public:
     reactor_statistics statistics() const noexcept;
 
     detail::reactor_core& core() noexcept { return *core_; }
+    /// What a scope runs on.
+    detail::scheduler& loop() noexcept;
 
 private:
     template <class T>

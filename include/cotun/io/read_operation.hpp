@@ -3,17 +3,17 @@
 // co_await dev.read_packet(), dev.read_packets() and their like on sockets.
 //
 // Lifetime: destroying the wait (with the task that it is part of) takes nothing from the stream: a packet that was
-// kept for it goes to the next. The device or socket may be closed or destroyed meanwhile; the wait then ends with
-// std::errc::operation_canceled.
-// Thread: the reactor's. Several coroutines may wait on one device; packets are given to them in the order in which
-// they came.
+// kept for it goes to the next. So does stopping it (coro/stop.hpp), which throws std::errc::operation_canceled. The
+// device or socket may be closed or destroyed meanwhile; the wait then ends with std::errc::operation_canceled. Thread:
+// the reactor's. Several coroutines may wait on one device; packets are given to them in the order in which they came.
 #pragma once
 
+#include <cotun/coro/stop.hpp>
 #include <cotun/io/packet.hpp>
 #include <cotun/io/packet_batch.hpp>
-#include <cotun/io/waiter.hpp>
 
 #include <coroutine>
+#include <utility>
 
 namespace cotun {
 
@@ -22,15 +22,20 @@ namespace detail {
 class inbox;
 
 /// A wait for the next packet of an inbox.
-class read_waiter : waiter {
+class read_waiter : stoppable_wait {
 public:
     explicit read_waiter(inbox& from) noexcept : from_(&from) {}
+    read_waiter(read_waiter&& other) noexcept : stoppable_wait(std::move(other)), from_(other.from_) {}
     ~read_waiter() {
         if (holds_port_) leave();
     }
 
     bool await_ready() const noexcept;
-    void await_suspend(std::coroutine_handle<>) noexcept;
+    template <class Promise>
+    bool await_suspend(std::coroutine_handle<Promise> who) {
+        return suspend(who, context_of(who));
+    }
+    bool suspend(std::coroutine_handle<> who, const await_context& context);
 
 protected:
     /// The packet, or the exception.

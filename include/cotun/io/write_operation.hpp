@@ -6,13 +6,14 @@
 // kernel entry, in order. The coroutine waits only while the window is full. What became of a packet is counted
 // (write_statistics), and thrown by flush(); once the device or socket is gone, the next write throws.
 //
-// Lifetime: destroying the wait drops the packets that had not been accepted.
+// Lifetime: destroying the wait drops the packets that had not been accepted; stopping it (coro/stop.hpp) does so, too,
+// and throws std::errc::operation_canceled.
 // Thread: the reactor's. Several coroutines may write; each has its turn in the order in which they came.
 #pragma once
 
+#include <cotun/coro/stop.hpp>
 #include <cotun/io/packet.hpp>
 #include <cotun/io/packet_batch.hpp>
-#include <cotun/io/waiter.hpp>
 
 #include <coroutine>
 #include <cstddef>
@@ -26,16 +27,22 @@ namespace detail {
 class outbox;
 
 /// A wait for room in an outbox, for the packets that the derived class holds.
-class write_waiter : waiter {
+class write_waiter : stoppable_wait {
 public:
     bool await_ready();
-    void await_suspend(std::coroutine_handle<>) noexcept;
+    template <class Promise>
+    bool await_suspend(std::coroutine_handle<Promise> who) {
+        return suspend(who, context_of(who));
+    }
+    bool suspend(std::coroutine_handle<> who, const await_context& context);
     void await_resume() {
+        throw_if_stopped();
         if (failure_ != 0) throw_failure();
     }
 
 protected:
     explicit write_waiter(outbox& into) noexcept : into_(&into) {}
+    write_waiter(write_waiter&& other) noexcept : stoppable_wait(std::move(other)), into_(other.into_) {}
     ~write_waiter() {
         if (holds_port_) leave();
     }
@@ -58,13 +65,19 @@ private:
 };
 
 /// A wait until all that has been accepted is written.
-class flush_waiter : waiter {
+class flush_waiter : stoppable_wait {
 public:
     explicit flush_waiter(outbox& of) noexcept;
+    flush_waiter(flush_waiter&& other) noexcept
+        : stoppable_wait(std::move(other)), of_(other.of_), until_(other.until_) {}
     ~flush_waiter();
 
     bool await_ready() const noexcept;
-    void await_suspend(std::coroutine_handle<>) noexcept;
+    template <class Promise>
+    bool await_suspend(std::coroutine_handle<Promise> who) {
+        return suspend(who, context_of(who));
+    }
+    bool suspend(std::coroutine_handle<> who, const await_context& context);
     void await_resume();
 
 private:
@@ -82,6 +95,10 @@ public:
         : write_waiter(into), packet_(std::move(written)) {
         hold(&packet_, &packet_ + 1);
     }
+    write_packet_operation(write_packet_operation&& other) noexcept
+        : write_waiter(std::move(other)), packet_(std::move(other.packet_)) {
+        hold(&packet_, &packet_ + 1);
+    }
 
 private:
     packet packet_;
@@ -91,6 +108,10 @@ class [[nodiscard]] write_packets_operation : public detail::write_waiter {
 public:
     write_packets_operation(detail::outbox& into, packet_batch&& written) noexcept
         : write_waiter(into), batch_(std::move(written)) {
+        hold(batch_.begin(), batch_.end());
+    }
+    write_packets_operation(write_packets_operation&& other) noexcept
+        : write_waiter(std::move(other)), batch_(std::move(other.batch_)) {
         hold(batch_.begin(), batch_.end());
     }
 

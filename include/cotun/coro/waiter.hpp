@@ -18,6 +18,8 @@ public:
     ~waiter() { unlink(); }
 
     bool linked() const noexcept { return next_ != nullptr; }
+    /// Whether it was made ready: what it waited for has come, or it was stopped.
+    bool is_ready() const noexcept { return ready_; }
 
     void unlink() noexcept {
         if (next_ == nullptr) return;
@@ -30,8 +32,10 @@ public:
 
 private:
     friend class waiter_list;
+    friend class scheduler;
     waiter* next_ = nullptr;
     waiter* previous_ = nullptr;
+    bool ready_ = false;
 };
 
 /// First in, first out; owns nothing. Must be empty, or its waiters gone, when it is destroyed.

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// scheduler: what coroutines need of the loop that runs them. The reactor is one; tests have another.
+//
+// Thread: the loop's, except post().
+#pragma once
+
+#include <cotun/coro/timer.hpp>
+#include <cotun/coro/waiter.hpp>
+
+#include <functional>
+
+namespace cotun::detail {
+
+class scheduler {
+public:
+    using clock = timer::clock;
+
+    scheduler() noexcept = default;
+    scheduler(const scheduler&) = delete;
+    scheduler& operator=(const scheduler&) = delete;
+
+    /// Has the coroutine resumed in the next pass; it leaves the list that it waits on.
+    void make_ready(waiter& w) noexcept {
+        w.ready_ = true;
+        ready_.push_back(w);
+    }
+
+    virtual clock::time_point now() noexcept = 0;
+    /// Throws std::bad_alloc; std::errc::resource_unavailable_try_again if there are as many timers as there may be.
+    virtual void arm(timer& t, clock::time_point when) = 0;
+    virtual void disarm(timer& t) noexcept = 0;
+    /// Has `function` called on the loop's thread. Any thread.
+    virtual void post(std::function<void()> function) = 0;
+
+protected:
+    ~scheduler() = default;
+    waiter_list ready_;
+};
+
+} // namespace cotun::detail
