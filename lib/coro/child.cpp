@@ -24,44 +24,28 @@ bool any_group::run(std::coroutine_handle<> who, const await_context& context, s
     begin(who, context, entrants.size());
     entrants_ = entrants;
     while (started_ < entrants_.size() && !decided_) entrants_[started_++].body.start();
-    for (std::size_t i = started_; i < entrants_.size(); ++i) ended(i); // decided before they began
+    for (std::size_t i = started_; i < entrants_.size(); ++i) one_less(); // decided before they began
     return must_wait();
 }
 
-std::size_t any_group::winner() {
-    stop_.leave();
-    if (!winner_) std::rethrow_exception(std::move(failure_));
-    return *winner_;
-}
-
+// After a request from further out an operation that has ended decides nothing: it may have been stopped.
 void any_group::on_value(std::size_t index) noexcept {
-    ended(index);
-    if (decided_) return;
+    one_less();
+    if (decided_ || (!entrants_[index].is_task && stop_.stopped_outside())) return;
     winner_ = index;
     decide();
 }
 
-// What the request of somebody further out makes a child throw decides nothing: another may yet have a result.
 void any_group::on_failure(std::size_t index, std::exception_ptr failure) noexcept {
-    ended(index);
+    one_less();
+    entrants_[index].failed = true;
     if (decided_) return;
     if (!failure_) failure_ = std::move(failure);
     if (!stop_.stopped_outside()) decide();
 }
 
-void any_group::ended(std::size_t index) noexcept {
-    entrants_[index].ended = true;
-    one_less();
-}
-
-// Operations are let go before tasks are asked to stop, since a request would stop them, too.
 void any_group::decide() noexcept {
     decided_ = true;
-    for (std::size_t i = 0; i < started_; ++i) {
-        if (entrants_[i].ended || entrants_[i].is_task) continue;
-        entrants_[i].body.destroy();
-        ended(i);
-    }
     stop_.state.request();
 }
 

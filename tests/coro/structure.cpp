@@ -193,9 +193,11 @@ TEST_CASE("when_any: the first decides, and the other is let go", "[coro]") {
     CHECK(s.loop.run(first_of_both(s)) == "b 5");
     CHECK_FALSE(s.a.awaited());
     s.a.give(6);
-    s.b.give(7); // decided before it began: it stays
     CHECK(s.loop.run(first_of_both(s)) == "a 6");
-    CHECK(s.b.kept() == 1);
+    s.a.give(6);
+    s.b.give(7); // an operation decides before a task begins
+    CHECK(s.loop.run(first_of_both(s)) == "b 7");
+    CHECK(s.a.kept() == 1);
 }
 
 TEST_CASE("when_any: a losing task is stopped and awaited", "[coro]") {
@@ -237,6 +239,45 @@ TEST_CASE("when_any: what came for a losing operation in the same pass is not lo
     s.loop.settle();
     CHECK(s.log == std::vector<std::string>{"any 1"});
     CHECK(s.a.kept() == 1);
+}
+
+TEST_CASE("when_any: destroyed when it is decided, it has taken nothing", "[coro]") {
+    stand s;
+    struct both {
+        static task<> run(stand& of) {
+            co_await when_any(of.a.next(), logged(of.b, of.log, "b"));
+            of.log.push_back("resumed");
+        }
+    };
+    auto root = std::make_unique<scope>(s.loop);
+    root->spawn(both::run(s));
+    s.loop.settle();
+    s.a.give(1);
+    s.loop.pass(); // the operation has its packet, and the task was stopped
+    root.reset();
+    s.loop.settle();
+    CHECK(s.a.kept() == 1);
+    CHECK(s.log == std::vector<std::string>{});
+}
+
+TEST_CASE("when_any: a request from outside; who has a value all the same decides", "[coro]") {
+    stand s;
+    struct both {
+        static task<> run(stand& of) {
+            auto first = co_await when_any(logged(of.b, of.log, "b"), of.a.next());
+            of.log.push_back("any " + std::to_string(first.index()));
+        }
+    };
+    for (const bool in_time : {false, true}) {
+        scope root(s.loop);
+        root.spawn(both::run(s));
+        s.loop.settle();
+        if (in_time) s.a.give(1);
+        root.request_stop();
+        s.loop.settle();
+        CHECK(root.size() == 0);
+        CHECK(s.log.back() == (in_time ? "any 1" : "b stopped"));
+    }
 }
 
 TEST_CASE("when_any: one that ends at once decides before the next starts", "[coro]") {

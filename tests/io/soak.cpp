@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Many steps of a kernel that does whatever it may: packets in bursts, ends with and without a packet,
-// errors, completions of writes in any order, readers that come and go, ports that close and open. The seed is printed;
-// COTUN_SEED replays one.
+// Many steps of a kernel that does whatever it may: packets in bursts, ends with and without a packet, errors of every
+// kind, completions of writes in any order and short ones, readers that come and go, are stopped, and wait in every way
+// that there is, ports that close and open. The seed is printed; COTUN_SEED replays one.
+#include <cotun/coro/result.hpp>
+#include <cotun/coro/scope.hpp>
+#include <cotun/coro/timeout.hpp>
+#include <cotun/coro/when_any.hpp>
+
 #include "../support/sanitizers.hpp"
 #include "../support/scale.hpp"
 #include "../support/scripted_port.hpp"
@@ -53,7 +58,12 @@ public:
         case 9:
         case 10: write_some(); break;
         case 11: start_reader(pick(readers_.size())); break; // replaces one, wherever it stands
-        case 12: half_a_pass(); break;
+        case 12:
+            if (pick(2) == 0)
+                half_a_pass();
+            else
+                stop_reader(pick(readers_.size()));
+            break;
         case 13:
             if (pick(40) == 0) reopen(s);
             break;
@@ -65,7 +75,9 @@ public:
     // Whatever happened, packets go through again, and in the end nothing is missing.
     void finish() {
         for (side& s : sides_)
-            if (s.gone) reopen(s); // its readers, and those that wrote to it, had ended: packets wait for them
+            if (s.gone) reopen(s);
+        for (std::size_t i = 0; i < readers_.size(); ++i)
+            start_reader(i); // those that had ended: packets wait for them
         do {
             rig_.kernel.advance(std::chrono::seconds(1));
             rig_.settle();
@@ -79,7 +91,7 @@ public:
             CHECK(s.reads > before);         // it does not stall
             CHECK(s.next_read == s.next_in); // nothing was left behind
         }
-        for (held_task& r : readers_) r.destroy();
+        destroy_readers();
         for (side& s : sides_) s.at->reset();
         rig_.settle();
         CHECK(rig_.free() == buffers);
@@ -119,7 +131,8 @@ private:
 
     void end(side& s) {
         if (s.gone || rig_.reading(*s.at) == nullptr) return;
-        static constexpr std::array<int, 4> passing{ECONNREFUSED, ENOMEM, ENOBUFS, EINTR};
+        static constexpr std::array passing{ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, EMSGSIZE, EPROTO, ENOMEM,
+                                            ENOBUFS,      EINTR,        EAGAIN,      EIO,      EPERM,  ETIMEDOUT};
         if (pick(300) == 0) {
             rig_.kernel.end(s.at->descriptor, EBADFD);
             s.gone = true;
@@ -134,29 +147,74 @@ private:
         for (const auto& r : rig_.kernel.in_flight)
             if (r.what == ring::scripted::kind::write) writes.push_back(&r);
         if (writes.empty()) return false;
+        static constexpr std::array failures{EIO,   EINVAL, ENOBUFS,  ENOMEM,       EAGAIN,       EINTR,
+                                             EPERM, EACCES, ENETDOWN, EHOSTUNREACH, ECONNREFUSED, EMSGSIZE};
         const auto* w = writes[pick(writes.size())];
-        rig_.kernel.complete(w->name, pick(20) == 0 ? -EIO : static_cast<std::int32_t>(w->bytes.size()));
+        const auto size = static_cast<std::int32_t>(w->bytes.size());
+        const std::size_t luck = pick(40);
+        rig_.kernel.complete(w->name, luck == 0   ? -failures[pick(failures.size())]
+                                      : luck == 1 ? static_cast<std::int32_t>(pick(w->bytes.size()))
+                                                  : size);
         return true;
     }
 
+    // It replaces one, wherever that stands.
     void start_reader(std::size_t index) {
-        readers_[index].destroy();
-        readers_[index] = hold(forward(sides_[index % 2], sides_[(index + 1) % 2]));
+        readers_[index] = std::make_unique<scope>(rig_.io);
+        const auto way = static_cast<way_to_wait>(pick(4));
+        readers_[index]->spawn(forward(*this, sides_[index % 2], sides_[(index + 1) % 2], way));
+    }
+
+    void stop_reader(std::size_t index) {
+        if (readers_[index]) readers_[index]->request_stop();
+    }
+
+    void destroy_readers() {
+        for (auto& r : readers_) r.reset();
     }
 
     void reopen(side& s) {
-        for (std::size_t i = 0; i < readers_.size(); ++i) readers_[i].destroy();
+        destroy_readers();
         s.at->reset();
         earlier_ += s.reads;
         s = side(rig_.io);
         for (std::size_t i = 0; i < readers_.size(); ++i) start_reader(i);
     }
 
+    enum class way_to_wait : std::uint8_t { plainly, in_time, beside_a_timer, beside_a_task };
+
+    // The next packet, or an empty one.
+    static task<packet> next(soak& of, side& from, way_to_wait way) {
+        const std::chrono::milliseconds time(of.pick(20));
+        switch (way) {
+        case way_to_wait::plainly: break;
+        case way_to_wait::in_time: {
+            result<packet> got = co_await as_result(with_timeout(from.at->read_packet(), time));
+            if (got) co_return std::move(*got);
+            if (got.error() == std::errc::timed_out) co_return packet();
+            throw std::system_error(got.error());
+        }
+        case way_to_wait::beside_a_timer: {
+            auto first = co_await when_any(from.at->read_packet(), of.rig_.io.sleep_for(time));
+            if (first.index() == 0) co_return std::get<0>(std::move(first));
+            co_return packet();
+        }
+        case way_to_wait::beside_a_task: {
+            auto first = co_await when_any(nothing_for(of.rig_.io, time), from.at->read_packet());
+            if (first.index() == 1) co_return std::get<1>(std::move(first));
+            co_return packet();
+        }
+        }
+        co_return co_await from.at->read_packet();
+    }
+    static task<> nothing_for(reactor& io, std::chrono::milliseconds time) { co_await io.sleep_for(time); }
+
     // Several of these read one port: between them, packets come in order, each once.
-    static task<> forward(side& from, side& to) {
+    static task<> forward(soak& of, side& from, side& to, way_to_wait way) {
         try {
             for (;;) {
-                packet p = co_await from.at->read_packet();
+                packet p = co_await next(of, from, way);
+                if (!p) continue;
                 if (number_of(p) != from.next_read)
                     FAIL("packet " << number_of(p) << " where " << from.next_read << " is due");
                 ++from.next_read;
@@ -169,11 +227,8 @@ private:
     std::mt19937_64 random_;
     rig rig_;
     std::array<side, 2> sides_;
-    std::array<held_task, 6> readers_{none(), none(), none(), none(), none(), none()};
+    std::array<std::unique_ptr<scope>, 6> readers_;
     unsigned earlier_ = 0;
-
-    static held_task none() { return hold(nothing()); }
-    static task<> nothing() { co_return; }
 };
 
 } // namespace

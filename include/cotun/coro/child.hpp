@@ -131,4 +131,20 @@ child run_child(child_group& group, std::size_t index, A body, slot_of<A>& slot)
         group.on_value(index);
 }
 
+/// Suspends in an operation, and leaves its result where it is.
+template <class A>
+class suspension {
+public:
+    explicit suspension(A& of) noexcept : of_(&of) {}
+    bool await_ready() const noexcept { return false; }
+    template <class Promise>
+    bool await_suspend(std::coroutine_handle<Promise> who) {
+        return of_->suspend(who, context_of(who));
+    }
+    void await_resume() const noexcept {}
+
+private:
+    A* of_;
+};
+
 } // namespace cotun::detail
