@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cotun/coro/channel.hpp>
+#include <cotun/coro/cross_channel.hpp>
 #include <cotun/coro/event.hpp>
 #include <cotun/coro/generator.hpp>
 #include <cotun/coro/mutex.hpp>
