@@ -53,8 +53,8 @@ struct cross_core_base {
     std::mutex lock;
 };
 
-/// One who waits: a task on its loop, or a thread. Shared with the function that wakes the task, which may find that the
-/// wait is gone. While it is in a list of the channel, its task or thread is there, and so is the loop: to leave it
+/// One who waits: a task on its loop, or a thread. Shared with the function that wakes the task, which may find that
+/// the wait is gone. While it is in a list of the channel, its task or thread is there, and so is the loop: to leave it
 /// takes the lock, under which it is woken.
 class cross_waiter : public waiter, public std::enable_shared_from_this<cross_waiter> {
 public:
@@ -82,8 +82,7 @@ template <class T>
 class cross_sender final : public cross_waiter {
 public:
     template <class... Who>
-    explicit cross_sender(T& value, Who&&... who) noexcept
-        : cross_waiter(std::forward<Who>(who)...), value_(&value) {}
+    explicit cross_sender(T& value, Who&&... who) noexcept : cross_waiter(std::forward<Who>(who)...), value_(&value) {}
     T& value() noexcept { return *value_; }
 
 private:
@@ -102,6 +101,7 @@ protected:
     cross_wait() noexcept = default;
     cross_wait(cross_wait&& other) noexcept : stoppable_wait(std::move(other)) {} // only before it is awaited
     ~cross_wait() = default;
+    cross_wait& as_wait() noexcept { return *this; }
 
     std::shared_ptr<cross_waiter> record_; // once it has waited
 
@@ -141,7 +141,7 @@ public:
     }
     bool suspend(std::coroutine_handle<> who, const detail::await_context& context) {
         if (context.loop == nullptr) detail::refuse_foreign_coroutine("cross_channel: send");
-        auto record = std::make_shared<detail::cross_sender<T>>(value_, *to_, *context.loop, *this);
+        auto record = std::make_shared<detail::cross_sender<T>>(value_, *to_, *context.loop, as_wait());
         const std::lock_guard guard((*to_)->lock);
         if (send_now() || !start_waiting(who, *context.loop, context.stop)) return false;
         (*to_)->state.wait_to_send(*record);
@@ -209,7 +209,7 @@ public:
     }
     bool suspend(std::coroutine_handle<> who, const detail::await_context& context) {
         if (context.loop == nullptr) detail::refuse_foreign_coroutine("cross_channel: receive");
-        auto record = std::make_shared<detail::cross_waiter>(*from_, *context.loop, *this);
+        auto record = std::make_shared<detail::cross_waiter>(*from_, *context.loop, as_wait());
         const std::lock_guard guard((*from_)->lock);
         if (receive_now((*from_)->state) || !start_waiting(who, *context.loop, context.stop)) return false;
         (*from_)->state.wait_to_receive(*record);
@@ -250,8 +250,9 @@ private:
 
 template <class T>
 class cross_channel {
-    static_assert(!detail::bound_to_thread<T>,
-                  "this type belongs to the thread of its reactor (a packet to its pool): send a copy of what it holds");
+    static_assert(
+        !detail::bound_to_thread<T>,
+        "this type belongs to the thread of its reactor (a packet to its pool): send a copy of what it holds");
     using outcome = detail::channel_outcome;
 
 public:
