@@ -3,8 +3,14 @@
 // All of cotun. Each header can be included alone.
 #pragma once
 
+#include <cotun/coro/channel.hpp>
+#include <cotun/coro/cross_channel.hpp>
+#include <cotun/coro/event.hpp>
+#include <cotun/coro/generator.hpp>
+#include <cotun/coro/mutex.hpp>
 #include <cotun/coro/result.hpp>
 #include <cotun/coro/scope.hpp>
+#include <cotun/coro/semaphore.hpp>
 #include <cotun/coro/task.hpp>
 #include <cotun/coro/timeout.hpp>
 #include <cotun/coro/when_all.hpp>

@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Counts what a test program takes from the heap. Replaces the global operator new: include it in one source file of a
-// program, and in no more.
+// program, and in no more; the others read the counts (allocation_count.hpp).
 #pragma once
 
-#include <atomic>
-#include <cstddef>
+#include "allocation_count.hpp"
+
 #include <cstdlib>
 #include <new>
 
 namespace cotun::test {
-
-inline std::atomic<std::size_t> allocations{0}; // since the start
-inline std::atomic<std::size_t> live{0};        // allocated, and not freed yet
 
 inline void* count_allocation(void* memory) {
     if (memory == nullptr) throw std::bad_alloc();

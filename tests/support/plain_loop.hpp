@@ -29,6 +29,12 @@ public:
     void post(std::function<void()> function) override {
         const std::lock_guard guard(lock_);
         posted_.push_back(std::move(function));
+        ++posts_;
+    }
+    /// How often somebody posted.
+    std::size_t posts() const {
+        const std::lock_guard guard(lock_);
+        return posts_;
     }
     detail::scheduler& loop() noexcept { return *this; }
 
@@ -43,11 +49,10 @@ public:
         while (!now.empty()) now.pop_front().coroutine.resume();
         while (detail::timer* t = timers_.pop_due(now_)) t->on_time();
     }
-    /// Until nobody is ready, without the clock going on.
+    /// Until nobody is ready and nothing is posted, without the clock going on.
     void settle() {
-        call_posted();
         do pass();
-        while (!ready_.empty());
+        while (!ready_.empty() || has_posted());
     }
     void advance(clock::duration time) {
         now_ += time;
@@ -86,6 +91,10 @@ private:
         }
         if (failure) std::rethrow_exception(failure);
     }
+    bool has_posted() const {
+        const std::lock_guard guard(lock_);
+        return !posted_.empty();
+    }
     void call_posted() {
         std::vector<std::function<void()>> all;
         {
@@ -97,8 +106,9 @@ private:
 
     clock::time_point now_ = clock::time_point{} + std::chrono::hours(1);
     detail::timer_heap timers_;
-    std::mutex lock_;
+    mutable std::mutex lock_;
     std::vector<std::function<void()>> posted_;
+    std::size_t posts_ = 0;
 };
 
 /// A wait that a test ends: with a value, or not at all. Counts who waits.

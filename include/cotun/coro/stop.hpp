@@ -130,6 +130,8 @@ await_context context_of(std::coroutine_handle<Promise> awaiting) noexcept {
 
 /// Throws the std::system_error (operation_canceled) of a wait that was stopped.
 [[noreturn]] void throw_stopped();
+/// Throws std::errc::operation_not_permitted: `what` was awaited by a coroutine that is no task of cotun's.
+[[noreturn]] void refuse_foreign_coroutine(const char* what);
 
 /// The base of every operation that waits until it is made ready, and has to ask nobody to give up waiting. The derived
 /// class puts itself on a list, or on the timers, after start_waiting(). It can be moved until it is awaited.
@@ -152,6 +154,9 @@ protected:
         stop->link(*this);
         return true;
     }
+
+    /// Has it resumed, after start_waiting(); it leaves its list.
+    void wake() noexcept { loop_->make_ready(*this); }
 
     bool stopped() const noexcept { return stopped_; }
     void throw_if_stopped() const {

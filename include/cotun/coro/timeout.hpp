@@ -26,8 +26,6 @@ namespace cotun {
 namespace detail {
 
 [[noreturn]] void throw_timed_out();
-/// Throws std::errc::operation_not_permitted: `what` was awaited by a coroutine that is no task of cotun's.
-[[noreturn]] void refuse_foreign_coroutine(const char* what);
 
 class timeout_base : timer {
 protected:
