@@ -16,6 +16,7 @@
 #include <cotun/io/reactor.hpp>
 #include <cotun/io/statistics.hpp>
 #include <cotun/net/endpoint.hpp>
+#include <cotun/net/socket_options.hpp>
 #include <cotun/net/udp.hpp>
 #include <cotun/tun/device.hpp>
 #include <cotun/version.hpp>

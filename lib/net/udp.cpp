@@ -7,6 +7,7 @@
 #include "io/packet_port.hpp"
 #include "io/reactor_core.hpp"
 #include "net/sockaddr.hpp"
+#include "net/socket_options.hpp"
 #include "ring/kernel.hpp"
 
 #include <algorithm>
@@ -33,22 +34,23 @@ constexpr std::size_t name_offset = sizeof(recvmsg_out);
 constexpr std::size_t name_size = sizeof(sockaddr_in6);
 constexpr std::size_t payload_offset = name_offset + name_size;
 
+struct descriptor_guard {
+    ~descriptor_guard() {
+        if (descriptor >= 0) ::close(descriptor);
+    }
+    int descriptor;
+};
+
 int make_socket(const udp_options& options, int family) {
     const int descriptor = ::socket(family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (descriptor < 0)
         fail(errno,
              family == AF_INET6 ? "open_udp: an IPv6 socket (is IPv6 switched off?)" : "open_udp: an IPv4 socket");
-    const auto set = [descriptor](int level, int name, int value) {
-        return setsockopt(descriptor, level, name, &value, sizeof value) == 0;
-    };
-    if (family == AF_INET6) set(IPPROTO_IPV6, IPV6_V6ONLY, options.v6_only ? 1 : 0);
-    if (options.reuse_address) set(SOL_SOCKET, SO_REUSEADDR, 1);
-    if (options.broadcast) set(SOL_SOCKET, SO_BROADCAST, 1);
-    const auto bytes = [](unsigned value) { return static_cast<int>(std::min(value, 1U << 30)); };
-    if (options.receive_buffer != 0 && !set(SOL_SOCKET, SO_RCVBUFFORCE, bytes(options.receive_buffer)))
-        set(SOL_SOCKET, SO_RCVBUF, bytes(options.receive_buffer));
-    if (options.send_buffer != 0 && !set(SOL_SOCKET, SO_SNDBUFFORCE, bytes(options.send_buffer)))
-        set(SOL_SOCKET, SO_SNDBUF, bytes(options.send_buffer));
+    descriptor_guard guard{descriptor};
+    if (family == AF_INET6) set_option(descriptor, IPPROTO_IPV6, IPV6_V6ONLY, options.v6_only ? 1 : 0);
+    if (options.broadcast) set_option(descriptor, SOL_SOCKET, SO_BROADCAST, 1);
+    set_options(descriptor, family, options.socket, "open_udp");
+    guard.descriptor = -1;
     return descriptor;
 }
 
@@ -297,7 +299,8 @@ public:
         case EMSGSIZE: return "the datagram is larger than the path allows (65,507 bytes over IPv4)";
         case ECONNREFUSED: return "nobody listens at the peer, as it said to an earlier datagram";
         case ENOBUFS:
-            return "the send buffer cannot hold all fragments of the datagram: raise udp_options::send_buffer (or the "
+            return "the send buffer cannot hold all fragments of the datagram: raise socket_options::send_buffer (or "
+                   "the "
                    "kernel is out of memory)";
         case EACCES: return "a broadcast address needs udp_options::broadcast";
         case EPERM: return "a firewall of this machine forbids it";
@@ -395,12 +398,7 @@ udp_socket open_udp(reactor& io, const udp_options& options) {
     if (options.largest_datagram < 1 || options.largest_datagram > 65535)
         detail::fail(EINVAL,
                      fmt::format("open_udp: largest_datagram is {}; it must be 1 to 65535", options.largest_datagram));
-    struct descriptor_guard {
-        ~descriptor_guard() {
-            if (descriptor >= 0) ::close(descriptor);
-        }
-        int descriptor;
-    } made{detail::make_socket(options, detail::family_of(options))};
+    detail::descriptor_guard made{detail::make_socket(options, detail::family_of(options))};
     const bool v6 = detail::family_of(options) == AF_INET6;
     if (options.local || !options.peer) detail::bind_socket(made.descriptor, options.local.value_or(endpoint()), v6);
     if (options.peer) detail::connect_socket(made.descriptor, *options.peer, v6);

@@ -27,6 +27,7 @@
 #include <cotun/io/statistics.hpp>
 #include <cotun/io/write_operation.hpp>
 #include <cotun/net/endpoint.hpp>
+#include <cotun/net/socket_options.hpp>
 
 #include <optional>
 #include <type_traits>
@@ -46,19 +47,15 @@ struct udp_options {
     std::optional<endpoint> peer{};
     /// An IPv6 socket bound to [::] takes IPv4 as well, its senders shown as IPv4 addresses, unless this is set.
     bool v6_only = false;
-    /// Lets the address be bound by several sockets (SO_REUSEADDR).
-    bool reuse_address = false;
     /// Lets datagrams be sent to broadcast addresses (SO_BROADCAST); without, they fail with EACCES.
     bool broadcast = false;
     /// The largest datagram to receive, bytes (1 to 65535): chooses the size of the buffers. Larger ones are counted as
     /// truncated and dropped.
     unsigned largest_datagram = 1500;
-    /// The kernel's buffers, bytes (SO_RCVBUF, SO_SNDBUF; beyond the system's bounds where the privilege allows). 0: as
-    /// they are.
-    unsigned receive_buffer = 0;
-    unsigned send_buffer = 0;
     /// Forces one way of receiving.
     read_mode read = read_mode::automatic;
+    /// Buffers, interface, mark, TTL and the like.
+    socket_options socket{};
 };
 static_assert(std::is_trivially_destructible_v<udp_options>); // see io/option_values.hpp
 
