@@ -71,12 +71,12 @@ private:
     std::string_view what_;
 };
 
-int kernel_value(path_mtu mode) noexcept {
+int kernel_value(path_mtu_discovery mode) noexcept {
     switch (mode) {
-    case path_mtu::fragment: return IP_PMTUDISC_DONT;
-    case path_mtu::keep: return IP_PMTUDISC_DO;
-    case path_mtu::probe: return IP_PMTUDISC_PROBE;
-    case path_mtu::interface: return IP_PMTUDISC_INTERFACE;
+    case path_mtu_discovery::fragment: return IP_PMTUDISC_DONT;
+    case path_mtu_discovery::keep: return IP_PMTUDISC_DO;
+    case path_mtu_discovery::probe: return IP_PMTUDISC_PROBE;
+    case path_mtu_discovery::interface: return IP_PMTUDISC_INTERFACE;
     default: return IP_PMTUDISC_WANT;
     }
 }
@@ -91,7 +91,7 @@ void set_ip_options(const setter& s, const socket_options& options) {
     if (options.tos)
         s.need(s.set_ip(IP_TOS, IPV6_TCLASS, static_cast<int>(*options.tos)), fmt::format("tos {}", *options.tos),
                "before Linux 5.9 some values need CAP_NET_ADMIN");
-    if (options.mtu_discovery != path_mtu::system)
+    if (options.mtu_discovery != path_mtu_discovery::system)
         s.need(s.set_ip(IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, kernel_value(options.mtu_discovery)), "mtu_discovery");
 }
 

@@ -22,7 +22,7 @@ namespace cotun {
 
 /// Whether packets may be fragmented on their way, and what becomes of those that are larger than the path's MTU
 /// (IP_MTU_DISCOVER, IPV6_MTU_DISCOVER).
-enum class path_mtu : std::uint8_t {
+enum class path_mtu_discovery : std::uint8_t {
     system,    // as the system has it: net.ipv4.ip_no_pmtu_disc; usually `discover`
     fragment,  // DONT: no don't-fragment bit; larger ones are fragmented, here or by routers
     discover,  // WANT: the bit is set as long as the packet fits the path's MTU as far as it is known, else as
@@ -56,7 +56,7 @@ struct socket_options {
     /// Type of service, or traffic class: 0 to 255, of which the upper six bits are the DSCP and the lower two the ECN
     /// field, that TCP keeps to itself (IP_TOS, IPV6_TCLASS).
     std::optional<unsigned> tos{};
-    path_mtu mtu_discovery = path_mtu::system;
+    path_mtu_discovery mtu_discovery = path_mtu_discovery::system;
 };
 static_assert(std::is_trivially_destructible_v<socket_options>); // see io/option_values.hpp
 
