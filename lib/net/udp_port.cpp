@@ -147,8 +147,8 @@ std::string udp_port::explain(int error) const {
     case EPERM: return "a firewall of this machine forbids it";
     case ENETUNREACH:
     case EHOSTUNREACH:
-        return "there is no route to the address, its link does not answer, or there is no interface such as it was to "
-               "be sent over";
+        return "there is no route to the address, its link does not answer, or an address or interface to send from is "
+               "not this host's";
     case EAFNOSUPPORT: return "an IPv4 socket cannot send to IPv6 addresses: bind it to [::], which reaches both";
     case EINVAL:
         return "port 0, an address to send from that is not this host's, or multishot receiving was asked for and is "

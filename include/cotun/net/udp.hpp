@@ -135,8 +135,8 @@ public:
 
     /// As above, from an address of this host's, over an interface, with TTL or TOS of their own. Throw
     /// std::system_error for what cannot be: values out of range, an address of the other family than the peer's. An
-    /// address that is not this host's the kernel refuses (EINVAL), and an interface that is not there (ENETUNREACH):
-    /// so the datagram fails, as flush() tells, and the socket goes on.
+    /// address that is not this host's, or an interface that is not there, the kernel refuses when it is sent (EINVAL
+    /// or ENETUNREACH): the datagram fails, as flush() tells, and the socket goes on.
     write_packet_operation send(packet payload, const datagram_options& how);
     write_packets_operation send_packets(packet_batch payloads, const datagram_options& how);
     write_packet_operation send_to(packet payload, const endpoint& to, const datagram_options& how);
