@@ -76,7 +76,7 @@ int kernel_value(path_mtu_discovery mode) noexcept {
     case path_mtu_discovery::fragment: return IP_PMTUDISC_DONT;
     case path_mtu_discovery::keep: return IP_PMTUDISC_DO;
     case path_mtu_discovery::probe: return IP_PMTUDISC_PROBE;
-    case path_mtu_discovery::interface: return IP_PMTUDISC_INTERFACE;
+    case path_mtu_discovery::omit: return IP_PMTUDISC_OMIT;
     default: return IP_PMTUDISC_WANT;
     }
 }

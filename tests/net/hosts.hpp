@@ -24,26 +24,20 @@ inline bool has(const std::string& text, const std::string& part) { return text.
 class two_hosts {
 public:
     two_hosts() : peer_("peer") {
-        const std::string in = "ip -n " + peer_.name() + " ";
-        output_of("ip link add near type veth peer name far netns " + peer_.name());
-        output_of("ip link set near addrgenmode none && " + in + "link set far addrgenmode none");
+        std::string commands = "set -e; ip link add near type veth peer name far netns " + peer_.name() +
+                               "\nip -batch - <<end\nlink set near addrgenmode none\n";
         for (const char* a : {"192.0.2.1/24 broadcast +", "192.0.2.2/24", "192.0.2.3/24", "2001:db8::1/64 nodad",
                               "2001:db8::2/64 nodad", "2001:db8::3/64 nodad", "fe80::1/64 nodad"})
-            output_of(std::string("ip address add ") + a + " dev near");
+            commands += std::string("address add ") + a + " dev near\n";
+        commands += "link set near up\nend\nip -n " + peer_.name() + " -batch - <<end\nlink set far addrgenmode none\n";
         for (const char* a : {"192.0.2.100/24 broadcast +", "2001:db8::100/64 nodad", "fe80::100/64 nodad"})
-            output_of(in + "address add " + a + " dev far");
-        output_of("ip link set near up && " + in + "link set far up");
-        // The kernel delivers to an address only a moment after it has it.
-        const auto delivers = [](const std::string& from, const std::string& to) {
-            return run("ping -c1 -W1 -I " + from + " " + to).good();
-        };
-        for (const char* a : {"192.0.2.3", "2001:db8::3", "fe80::1"})
-            if (!wait_until([&] {
-                    return delivers(a == std::string("fe80::1") ? "near" : a, a[0] == '1'   ? "192.0.2.100"
-                                                                              : a[0] == '2' ? "2001:db8::100"
-                                                                                            : "fe80::100");
-                }))
-                SKIP("the two hosts do not reach each other, at " << a);
+            commands += std::string("address add ") + a + " dev far\n";
+        output_of(commands + "link set far up\nroute add 224.0.0.0/4 dev far\nend");
+        // The kernel delivers to an IPv6 address only a moment after it has it, and the link needs one too.
+        for (const char* command : {"ping -c1 -W1 -I 192.0.2.3 192.0.2.100",
+                                    "ping -c1 -W1 -I 2001:db8::3 2001:db8::100", "ping -c1 -W1 -I near fe80::100"})
+            if (!wait_until([&] { return run(command).good(); }))
+                SKIP("the two hosts do not reach each other: " << command);
         near_ = if_nametoindex("near");
     }
 

@@ -11,7 +11,7 @@
 
 #include <atomic>
 
-#include "sockets.hpp"
+#include "hosts.hpp"
 
 using namespace test;
 using namespace std::chrono_literals;
@@ -36,8 +36,6 @@ public:
 private:
     cpu_set_t before_{};
 };
-
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 // A link with an MTU of 1500 that takes everything and leads nowhere.
 void make_sink() {

@@ -23,13 +23,13 @@ namespace cotun {
 /// Whether packets may be fragmented on their way, and what becomes of those that are larger than the path's MTU
 /// (IP_MTU_DISCOVER, IPV6_MTU_DISCOVER).
 enum class path_mtu_discovery : std::uint8_t {
-    system,    // as the system has it: net.ipv4.ip_no_pmtu_disc; usually `discover`
-    fragment,  // DONT: no don't-fragment bit; larger ones are fragmented, here or by routers
-    discover,  // WANT: the bit is set as long as the packet fits the path's MTU as far as it is known, else as
-               // `fragment`
-    keep,      // DO: the bit is always set; a datagram larger than the path's known MTU fails with EMSGSIZE
-    probe,     // PROBE: as `keep`, but only the interface's MTU bounds the size: for those who find the MTU themselves
-    interface, // INTERFACE: as `fragment`, but ICMP is not believed: only the interface's MTU counts
+    system,   // as the system has it: net.ipv4.ip_no_pmtu_disc; usually `discover`
+    fragment, // DONT: no don't-fragment bit; larger ones are fragmented, here or by routers
+    discover, // WANT: the bit is set as long as the packet fits the path's MTU as far as it is known, else as
+              // `fragment`
+    keep,     // DO: the bit is always set; a datagram larger than the path's known MTU fails with EMSGSIZE
+    probe,    // PROBE: as `keep`, but only the interface's MTU bounds the size: for those who find the MTU themselves
+    omit,     // OMIT: as `fragment`, but by the interface's MTU: ICMP, which may be forged, is not believed
 };
 
 struct socket_options {
