@@ -45,7 +45,7 @@ void tunnel(int argc, char** argv) {
     options.local = cotun::endpoint::from_string(args.need("--local"));
     options.peer = cotun::endpoint::from_string(args.need("--peer"));
     options.largest_datagram = dev.mtu() + 18; // an Ethernet header with a VLAN tag
-    options.receive_buffer = 1 << 20;
+    options.socket.receive_buffer = 1 << 20;
     cotun::udp_socket peer = cotun::open_udp(io, options);
     io.spawn(outwards(dev, peer));
     io.run(inwards(peer, dev));

@@ -21,7 +21,9 @@
 #include <cotun/io/packet_batch.hpp>
 #include <cotun/io/reactor.hpp>
 #include <cotun/io/statistics.hpp>
+#include <cotun/net/datagram.hpp>
 #include <cotun/net/endpoint.hpp>
+#include <cotun/net/socket_options.hpp>
 #include <cotun/net/udp.hpp>
 #include <cotun/tun/device.hpp>
 #include <cotun/version.hpp>

@@ -62,7 +62,7 @@ void outbox::on_completion(std::uint32_t place, const ring::completion& done) {
     core_->pool().give(std::exchange(e.slot, nullptr));
     e.request = 0;
     if (done.result < 0) {
-        count(-done.result);
+        count(meaning_of(-done.result));
     } else if (static_cast<std::uint32_t>(done.result) != e.size) {
         ++statistics_.other; // a part of it
         if (first_failure_ == 0) first_failure_ = EIO;

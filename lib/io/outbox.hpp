@@ -75,6 +75,8 @@ protected:
     virtual bool admits(std::size_t size) = 0;
     /// A packet of that size is no longer in flight.
     virtual void left(std::size_t) noexcept {}
+    /// What the kernel's error means for this descriptor, where it is another than elsewhere.
+    virtual int meaning_of(int error) const noexcept { return error; }
     /// Asks for the end of the derived class's own requests.
     virtual void cancel_own() noexcept {}
 

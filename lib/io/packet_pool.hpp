@@ -16,6 +16,22 @@
 
 namespace cotun::detail {
 
+/// What a datagram socket has received with a packet beside its origin, or is to send it with: what control messages
+/// carry (recvmsg(2)). It has no place in packet_slot, which is one cache line, full, and every packet's; so it stands
+/// in a table of the pool's, one entry a buffer, that is made for the first socket that wants it.
+struct alignas(32) ancillary {
+    enum field : std::uint8_t { has_address = 1, has_ttl = 2, has_tos = 4 };
+
+    std::array<std::byte, 16> address{};    // where it was sent to, or is to be sent from; IPv4: the first four
+    std::array<std::byte, 4> answer_from{}; // received, IPv4: this host's address, where that is a group or broadcast
+    std::uint32_t interface = 0;            // index; 0: any
+    bool is_v6 = false;
+    std::uint8_t fields = 0;
+    std::uint8_t ttl = 0;
+    std::uint8_t tos = 0;
+};
+static_assert(sizeof(ancillary) == 32);
+
 enum size_class : std::uint8_t { small_packets, large_packets };
 inline constexpr std::size_t size_classes = 2;
 
@@ -48,12 +64,20 @@ public:
         slot.offset = headroom_;
         slot.size = static_cast<std::uint32_t>(size);
         slot.origin_size = 0;
+        slot.ancillary = ancillary_state::none;
     }
     void give(packet_slot* slot) noexcept;
     static packet lease(packet_slot* slot) noexcept { return packet(slot); }
     /// Takes the buffer out of a packet.
     static packet_slot* unwrap(packet&& p) noexcept { return std::exchange(p.slot_, nullptr); }
     static packet_slot* look(const packet& p) noexcept { return p.slot_; }
+
+    /// Makes the table of ancillary data, if there is none yet. Throws std::bad_alloc.
+    void keep_ancillary() {
+        if (!ancillary_) ancillary_ = std::make_unique<ancillary[]>(made_);
+    }
+    /// The slot's entry in the table, which must be there. It holds what slot.ancillary says.
+    ancillary& ancillary_of(const packet_slot& slot) const noexcept { return ancillary_[index_of(slot)]; }
 
     packet_slot& slot(std::uint16_t index) noexcept { return slots_[index]; }
     void prefetch(std::uint16_t index) const noexcept { __builtin_prefetch(&slots_[index], 1); }
@@ -97,6 +121,7 @@ private:
 
     std::array<buffer_class, size_classes> classes_;
     std::unique_ptr<packet_slot[]> slots_;
+    std::unique_ptr<ancillary[]> ancillary_;
     unsigned made_ = 0;
     unsigned headroom_;
     unsigned tailroom_;

@@ -33,7 +33,8 @@ void scripted::complete(token name, std::int32_t result, bool more) {
     completed_.push_back({name, result, 0, false, more});
 }
 
-bool scripted::deliver(int descriptor, std::span<const std::byte> bytes, bool last, std::span<const std::byte> sender) {
+bool scripted::deliver(int descriptor, std::span<const std::byte> bytes, bool last, std::span<const std::byte> sender,
+                       std::span<const std::byte> control) {
     request* r = find(kind::read_multishot, descriptor);
     const bool datagram = r == nullptr;
     if (datagram) r = find(kind::receive_multishot, descriptor);
@@ -49,11 +50,15 @@ bool scripted::deliver(int descriptor, std::span<const std::byte> bytes, bool la
     std::size_t cut = bytes.size();
     if (datagram) {
         kernel::recvmsg_out head{};
-        const std::size_t front = sizeof head + r->name_size;
+        const std::size_t front = sizeof head + r->name_size + r->control_size;
         cut = std::min(bytes.size(), buffer.size - front);
         head.name_size = static_cast<std::uint32_t>(sender.size());
         head.payload_size = static_cast<std::uint32_t>(bytes.size());
         head.flags = cut < bytes.size() ? static_cast<std::uint32_t>(MSG_TRUNC) : 0;
+        const std::size_t told = std::min(control.size(), r->control_size);
+        head.control_size = static_cast<std::uint32_t>(told);
+        if (told < control.size()) head.flags |= MSG_CTRUNC;
+        if (told > 0) std::memcpy(buffer.data + sizeof head + r->name_size, control.data(), told);
         std::memcpy(buffer.data, &head, sizeof head);
         if (!sender.empty())
             std::memcpy(buffer.data + sizeof head, sender.data(), std::min(sender.size(), r->name_size));
@@ -104,7 +109,8 @@ void scripted::read_multishot(token name, file f, std::uint16_t group) noexcept 
            .group = group,
            .multishot = true,
            .bytes = {},
-           .address = {}});
+           .address = {},
+           .control = {}});
 }
 
 void scripted::receive_multishot(token name, file f, const msghdr& shape, std::uint16_t group) noexcept {
@@ -115,7 +121,9 @@ void scripted::receive_multishot(token name, file f, const msghdr& shape, std::u
            .multishot = true,
            .bytes = {},
            .address = {},
-           .name_size = shape.msg_namelen});
+           .control = {},
+           .name_size = shape.msg_namelen,
+           .control_size = shape.msg_controllen});
 }
 
 void scripted::poll(token name, file f, short events, bool multishot) noexcept {
@@ -125,24 +133,28 @@ void scripted::poll(token name, file f, short events, bool multishot) noexcept {
            .multishot = multishot,
            .events = events,
            .bytes = {},
-           .address = {}});
+           .address = {},
+           .control = {}});
 }
 
 void scripted::write(token name, file f, std::span<const std::byte> bytes) noexcept {
-    queue({.name = name, .what = kind::write, .descriptor = f.descriptor, .bytes = bytes, .address = {}});
+    queue(
+        {.name = name, .what = kind::write, .descriptor = f.descriptor, .bytes = bytes, .address = {}, .control = {}});
 }
 
 void scripted::send(token name, file f, std::span<const std::byte> bytes) noexcept {
-    queue({.name = name, .what = kind::send, .descriptor = f.descriptor, .bytes = bytes, .address = {}});
+    queue({.name = name, .what = kind::send, .descriptor = f.descriptor, .bytes = bytes, .address = {}, .control = {}});
 }
 
 void scripted::send_message(token name, file f, const msghdr& message) noexcept {
     const auto* from = static_cast<const std::byte*>(message.msg_name);
+    const auto* told = static_cast<const std::byte*>(message.msg_control);
     queue({.name = name,
            .what = kind::send_message,
            .descriptor = f.descriptor,
            .bytes = {static_cast<const std::byte*>(message.msg_iov->iov_base), message.msg_iov->iov_len},
-           .address = {from, from + message.msg_namelen}});
+           .address = {from, from + message.msg_namelen},
+           .control = {told, told + message.msg_controllen}});
 }
 
 void scripted::cancel(token name) noexcept { cancels_.push_back(name); }
@@ -165,6 +177,10 @@ ssize_t scripted::receive_now(file f, msghdr& message) noexcept {
         message.msg_namelen = static_cast<socklen_t>(sender.size());
         if (!sender.empty()) std::memcpy(message.msg_name, sender.data(), sender.size());
         message.msg_flags = answers.front().bytes.size() > message.msg_iov->iov_len ? MSG_TRUNC : 0;
+        const std::vector<std::byte>& control = answers.front().control;
+        if (control.size() > message.msg_controllen) message.msg_flags |= MSG_CTRUNC;
+        message.msg_controllen = std::min(control.size(), message.msg_controllen);
+        if (message.msg_controllen > 0) std::memcpy(message.msg_control, control.data(), message.msg_controllen);
     }
     return read_now(f, {static_cast<std::byte*>(message.msg_iov->iov_base), message.msg_iov->iov_len});
 }

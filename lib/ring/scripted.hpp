@@ -35,7 +35,9 @@ public:
         short events = 0;
         std::span<const std::byte> bytes; // of a write or send: the caller's memory, until it is completed
         std::vector<std::byte> address;   // of send_message
+        std::vector<std::byte> control;   // of send_message
         std::size_t name_size = 0;        // of receive_multishot
+        std::size_t control_size = 0;     // of receive_multishot
     };
 
     explicit scripted(unsigned requests = 64, unsigned buffers = 4096) : requests_(requests), buffers_(buffers) {}
@@ -51,6 +53,7 @@ public:
         int error = 0;
         std::vector<std::byte> bytes;
         std::vector<std::byte> sender;
+        std::vector<std::byte> control;
     };
     std::map<int, std::deque<immediate>> immediates;
     std::map<int, ssize_t> unsent;
@@ -63,9 +66,9 @@ public:
     /// Completes a request; it is over unless `more`.
     void complete(token name, std::int32_t result, bool more = false);
     /// Fills the next buffer of the multishot on `descriptor`. False, with ENOBUFS, if its group is empty, or if none
-    /// is armed. `last`: the multishot ends with this completion.
+    /// is armed. `last`: the multishot ends with this completion. `control` is cut to the room that there is for it.
     bool deliver(int descriptor, std::span<const std::byte> bytes, bool last = false,
-                 std::span<const std::byte> sender = {});
+                 std::span<const std::byte> sender = {}, std::span<const std::byte> control = {});
     /// Ends the multishot or poll on `descriptor` with an error.
     bool end(int descriptor, int error);
     std::size_t buffers_in(std::uint16_t group) const { return groups_.at(group).size(); }

@@ -36,7 +36,7 @@ struct socket_rig : rig {
     udp_socket open() {
         udp_options o;
         o.peer = endpoint::from_string("127.0.0.1:9");
-        o.send_buffer = 1;
+        o.socket.send_buffer = 1;
         return open_udp(io, o);
     }
 

@@ -11,7 +11,7 @@
 
 #include <atomic>
 
-#include "sockets.hpp"
+#include "hosts.hpp"
 
 using namespace test;
 using namespace std::chrono_literals;
@@ -36,8 +36,6 @@ public:
 private:
     cpu_set_t before_{};
 };
-
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 // A link with an MTU of 1500 that takes everything and leads nowhere.
 void make_sink() {
@@ -115,7 +113,7 @@ TEST_CASE("a small send buffer keeps the order and loses nothing", "[net][udp][o
         cotun::reactor io({.pool = {.large_count = 200}});
         cotun::udp_options options = bound("192.0.2.1:0");
         options.peer = endpoint::from_string("192.0.2.2:4711");
-        options.send_buffer = 1; // the kernel's least
+        options.socket.send_buffer = 1; // the kernel's least
         cotun::udp_socket from = cotun::open_udp(io, options);
         const std::uint64_t unbounded = count;
         run_bounded(io, send_numbers(io, from, count, unbounded, count, batches, size, {}));
@@ -137,7 +135,7 @@ TEST_CASE("a datagram whose fragments never fit the send buffer fails alone", "[
     cotun::reactor io;
     cotun::udp_options options = bound("192.0.2.1:0");
     options.peer = endpoint::from_string("192.0.2.2:4711");
-    options.send_buffer = 1;
+    options.socket.send_buffer = 1;
     cotun::udp_socket s = cotun::open_udp(io, options);
     run("ip neighbour add 192.0.2.2 lladdr 02:00:00:00:00:01 dev sink");
     const auto send_all = [](cotun::reactor& r, cotun::udp_socket& from) -> cotun::task<std::string> {
@@ -157,7 +155,7 @@ TEST_CASE("a datagram whose fragments never fit the send buffer fails alone", "[
     };
     const std::string said = run_bounded(io, send_all(io, s));
     CAPTURE(said);
-    CHECK(has(said, "udp_options::send_buffer"));
+    CHECK(has(said, "socket_options::send_buffer"));
     CHECK(s.writes().packets == 5);
     CHECK(s.writes().no_memory == 2);
     CHECK(s.writes().failed() == 2);
@@ -181,7 +179,7 @@ TEST_CASE("refusals do not keep a closing socket busy", "[net][udp][refused]") {
     cotun::reactor io;
     cotun::udp_options options = bound("192.0.2.1:0", mode);
     options.peer = endpoint::from_string("192.0.2.2:4711"); // nobody listens
-    options.send_buffer = 1;
+    options.socket.send_buffer = 1;
     std::optional<cotun::udp_socket> s(cotun::open_udp(io, options));
     const auto fill = [](cotun::reactor& r, cotun::udp_socket& from) -> cotun::task<> {
         for (int i = 0; i < 100; ++i) {
@@ -235,7 +233,7 @@ TEST_CASE("connecting to another peer while datagrams are on their way", "[net][
     own_namespace here;
     cotun::reactor io;
     cotun::udp_options options = bound("127.0.0.1:0");
-    options.receive_buffer = 8 << 20;
+    options.socket.receive_buffer = 8 << 20;
     cotun::udp_socket first = cotun::open_udp(io, options);
     cotun::udp_socket second = cotun::open_udp(io, options);
     cotun::udp_socket from = cotun::open_udp(io, bound("127.0.0.1:0"));

@@ -93,7 +93,7 @@ TEST_CASE("50,000 datagrams arrive in order, none lost", "[net][udp][order]") {
     const std::uint64_t count = cotun::test::scaled(50'000);
     cotun::reactor io;
     cotun::udp_options options = bound("127.0.0.1:0", mode);
-    options.receive_buffer = 8 << 20;
+    options.socket.receive_buffer = 8 << 20;
     cotun::udp_socket to = cotun::open_udp(io, options);
     options = bound("127.0.0.1:0", mode);
     if (connected) options.peer = to.local();

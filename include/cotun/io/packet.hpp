@@ -27,6 +27,9 @@ namespace detail {
 
 class packet_pool;
 
+/// Whether there is more to be told of a packet than its origin, in the pool's table beside the slots, and to whom.
+enum class ancillary_state : std::uint8_t { none, received, to_send };
+
 // A buffer's header, one cache line. It lies outside the buffer: neither the kernel nor a user's write past the end
 // reaches it.
 struct alignas(64) packet_slot {
@@ -36,6 +39,7 @@ struct alignas(64) packet_slot {
     std::uint32_t offset = 0;   // of the packet in the buffer
     std::uint32_t size = 0;     // of the packet
     std::uint8_t origin_size = 0;
+    ancillary_state ancillary = ancillary_state::none;
     std::array<std::byte, 28> origin{}; // a struct sockaddr_in or sockaddr_in6
 };
 static_assert(sizeof(packet_slot) == 64);

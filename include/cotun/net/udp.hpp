@@ -7,6 +7,13 @@
 //     cotun::packet_batch batch = co_await peer.receive_packets();
 //     co_await dev.write_packets(std::move(batch));           // what the socket received, the device sends: no copy
 //
+// A server that has several addresses answers from the one that it was asked at:
+//
+//     cotun::udp_socket s = cotun::open_udp(io, {.local = endpoint::from_string("[::]:53"), .packet_info = true});
+//     cotun::datagram d = co_await s.receive();
+//     make_answer(d.payload);                                 // in place
+//     co_await s.reply(std::move(d.payload));
+//
 // Lifetime, thread: as device (tun/device.hpp).
 // Errors: std::system_error. A peer that is not there is not the end: ICMP refusals are counted (reads().refused) and
 // reading goes on. One that no read has taken is told by the kernel to the next send, of which nothing goes out then:
@@ -15,10 +22,13 @@
 // Order: datagrams are sent in the order in which they were given. When the socket's send buffer is full, the others
 // wait; none is sent before an earlier one. A datagram larger than the path's MTU (of 1 KiB at least) needs room for
 // all of its fragments at once: one that the send buffer could not hold if it were empty fails with ENOBUFS.
+// Multicast: a socket receives what is sent to the groups that it has joined, and not, as the kernel has it by default,
+// what any other socket of the host has joined.
 // Kernel: Linux 5.19; multishot receiving from 6.0 on. udp(7).
 #pragma once
 
 #include <cotun/coro/task.hpp>
+#include <cotun/io/option_values.hpp>
 #include <cotun/io/packet.hpp>
 #include <cotun/io/packet_batch.hpp>
 #include <cotun/io/reactor.hpp>
@@ -26,9 +36,13 @@
 #include <cotun/io/read_operation.hpp>
 #include <cotun/io/statistics.hpp>
 #include <cotun/io/write_operation.hpp>
+#include <cotun/net/datagram.hpp>
 #include <cotun/net/endpoint.hpp>
+#include <cotun/net/socket_options.hpp>
 
+#include <cstdint>
 #include <optional>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -46,41 +60,32 @@ struct udp_options {
     std::optional<endpoint> peer{};
     /// An IPv6 socket bound to [::] takes IPv4 as well, its senders shown as IPv4 addresses, unless this is set.
     bool v6_only = false;
-    /// Lets the address be bound by several sockets (SO_REUSEADDR).
-    bool reuse_address = false;
     /// Lets datagrams be sent to broadcast addresses (SO_BROADCAST); without, they fail with EACCES.
     bool broadcast = false;
     /// The largest datagram to receive, bytes (1 to 65535): chooses the size of the buffers. Larger ones are counted as
     /// truncated and dropped.
     unsigned largest_datagram = 1500;
-    /// The kernel's buffers, bytes (SO_RCVBUF, SO_SNDBUF; beyond the system's bounds where the privilege allows). 0: as
-    /// they are.
-    unsigned receive_buffer = 0;
-    unsigned send_buffer = 0;
+    /// Tells of each datagram which address it was sent to, over which interface it came, its TTL and TOS: info_of(),
+    /// datagram::info; and has reply() answer from that address. Costs a little for each.
+    bool packet_info = false;
+    /// What is sent to multicast groups: its TTL or hop limit (0 to 255; 0: not beyond this host; 1 unless it is
+    /// given), whether this host's own members receive it too, and the interface that it leaves by (unless it is given,
+    /// the one that the routes have).
+    std::optional<unsigned> multicast_ttl{};
+    bool multicast_loop = true;
+    option_text multicast_interface{};
     /// Forces one way of receiving.
     read_mode read = read_mode::automatic;
+    /// Buffers, interface, mark, TTL and the like.
+    socket_options socket{};
 };
 static_assert(std::is_trivially_destructible_v<udp_options>); // see io/option_values.hpp
 
-struct datagram {
-    datagram() noexcept = default;
-    datagram(packet&& p, const endpoint& from) noexcept : payload(std::move(p)), sender(from) {}
-    packet payload;
-    endpoint sender;
-};
-
-/// Where a packet that a UDP socket received came from; 0.0.0.0:0 for any other packet.
-[[nodiscard]] endpoint sender(const packet& received) noexcept;
-
-/// Yields one datagram with its sender.
+/// Yields one datagram, with its sender.
 class [[nodiscard]] receive_operation : public detail::read_waiter {
 public:
     using read_waiter::read_waiter;
-    datagram await_resume() {
-        packet p = take();
-        const endpoint from = cotun::sender(p);
-        return datagram(std::move(p), from);
-    }
+    datagram await_resume() { return datagram(take()); }
 };
 
 class udp_socket {
@@ -95,7 +100,18 @@ public:
     std::optional<endpoint> peer() const noexcept;
     /// Connects, or connects to another peer. Datagrams that were accepted before may go to either.
     void connect(const endpoint& peer);
+    /// The size of the largest IP packet, bytes, that reaches the connected peer unfragmented, as far as the kernel
+    /// knows (IP_MTU); nothing if there is no peer.
+    std::optional<unsigned> path_mtu() const noexcept;
     bool uses_multishot() const noexcept;
+
+    /// Receives what is sent to a multicast group, over one interface, by index or name; 0: the one that the route to
+    /// the group has. Throw std::system_error, saying why: no such interface, joined already, not a group, too many.
+    void join(const wire::ip_address& group, std::uint32_t interface = 0);
+    void join(const wire::ip_address& group, std::string_view interface);
+    /// No more. `interface` as when it was joined.
+    void leave(const wire::ip_address& group, std::uint32_t interface = 0);
+    void leave(const wire::ip_address& group, std::string_view interface);
 
     /// Yields the next datagram, its payload as a packet, with the sender.
     receive_operation receive() noexcept;
@@ -108,6 +124,24 @@ public:
     /// Sends to `to`, connected or not.
     write_packet_operation send_to(packet payload, const endpoint& to) noexcept;
     write_packets_operation send_packets_to(packet_batch payloads, const endpoint& to) noexcept;
+
+    /// Sends a packet that was received, and changed in place, back to where it came from: to its sender, and, if the
+    /// socket that received it has udp_options::packet_info, from the address that it was sent to. One that was not
+    /// received goes to the connected peer.
+    write_packet_operation reply(packet answer);
+    write_packets_operation reply_packets(packet_batch answers);
+    /// The same with another packet for an answer.
+    write_packet_operation reply(packet answer, const packet& request);
+
+    /// As above, from an address of this host's, over an interface, with TTL or TOS of their own. Throw
+    /// std::system_error for what cannot be: values out of range, an address of the other family than the peer's. An
+    /// address that is not this host's, or an interface that is not there, the kernel refuses when it is sent (EINVAL
+    /// or ENETUNREACH): the datagram fails, as flush() tells, and the socket goes on.
+    write_packet_operation send(packet payload, const datagram_options& how);
+    write_packets_operation send_packets(packet_batch payloads, const datagram_options& how);
+    write_packet_operation send_to(packet payload, const endpoint& to, const datagram_options& how);
+    write_packets_operation send_packets_to(packet_batch payloads, const endpoint& to, const datagram_options& how);
+
     /// Waits until all that was accepted so far is with the kernel, and throws the first failure since the last flush.
     flush_operation flush() noexcept;
 
