@@ -226,7 +226,7 @@ private:
         core().driver().poll(poll_.request, port().file(), POLLOUT, false);
     }
 
-    void pause() { core().arm(pause_, core().driver().now() + pause_time); }
+    void pause() { core().arm_reserved(pause_, core().driver().now() + pause_time); }
 
     // An error that waits on the socket ends every poll at once, and the reader that would take it may have ended or
     // have no buffer.
