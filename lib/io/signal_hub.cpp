@@ -211,7 +211,7 @@ signal_operation::~signal_operation() {
 }
 
 bool signal_operation::await_ready() {
-    came_ = core_->signals().take(any_);
+    if (came_ == 0) came_ = core_->signals().take(any_);
     return came_ != 0;
 }
 
