@@ -200,23 +200,24 @@ TEST_CASE("readable: as many as half of the requests; the next is refused by nam
     const pair_of pipe(false);
     static constexpr auto body = [](reactor& r, int fd, int writer) -> task<> {
         int ended = 0;
+        const int most = static_cast<int>(r.core().request_capacity() / 2);
         {
             cotun::scope waits(r);
-            for (int i = 0; i < 32; ++i) waits.spawn(until_readable(r, fd, ended));
+            for (int i = 0; i < most; ++i) waits.spawn(until_readable(r, fd, ended));
             co_await r.yield();
             const auto end = co_await cotun::as_result(r.readable(fd));
             CHECK(end.error() == std::errc::resource_unavailable_try_again);
             INFO(end.what());
             CHECK(std::string(end.what()).find("reactor_options::requests") != std::string::npos);
         }                                               // destroyed while they wait
-        CHECK(r.statistics().requests_in_flight == 32); // until the kernel has let go
+        CHECK(r.statistics().requests_in_flight == static_cast<std::size_t>(most)); // until the kernel has let go
         co_await r.sleep_for(1ms);
         CHECK(r.statistics().requests_in_flight == 0);
         put(writer);
         cotun::scope again(r);
-        for (int i = 0; i < 32; ++i) again.spawn(until_readable(r, fd, ended));
+        for (int i = 0; i < most; ++i) again.spawn(until_readable(r, fd, ended));
         co_await again.join();
-        CHECK(ended == 32);
+        CHECK(ended == most);
     };
     io.run(body(io, pipe.reader->fd, pipe.writer->fd));
 }
