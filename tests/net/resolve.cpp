@@ -20,9 +20,11 @@
 #include <fstream>
 #include <iterator>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <string>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <vector>
 
 using namespace std::chrono_literals;
@@ -191,11 +193,16 @@ void isolate(const std::string& resolv_conf) {
     run_or_throw("ip link set lo up");
 }
 
-// Packets to the name server go into a device that drops them.
-void isolate_with_silent_server() {
-    isolate("nameserver 198.51.100.53\noptions timeout:30 attempts:2\n");
-    run_or_throw("ip link add hole type dummy && ip link set hole up && ip address add 198.51.100.1/24 dev hole && "
-                 "ip neigh add 198.51.100.53 lladdr 02:00:00:00:00:01 dev hole");
+// The name server is a socket that nobody reads.
+void isolate_with_silent_server(const std::string& resolver_options) {
+    isolate("nameserver 127.0.0.1\noptions " + resolver_options + "\n");
+    const int server = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0); // as long as the child
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(53);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (bind(server, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
+        throw std::runtime_error("no name server");
 }
 
 void need_namespaces() {
@@ -204,7 +211,7 @@ void need_namespaces() {
     for (const char* name : {"/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/hosts"})
         if (!std::filesystem::exists(name)) SKIP("no " << name << " to mount over");
     if (const std::string said = test::in_child([] {
-            isolate_with_silent_server();
+            isolate_with_silent_server("timeout:30 attempts:2");
             return std::string();
         });
         !said.empty())
@@ -239,7 +246,7 @@ TEST_CASE("resolve: without a network, names of the hosts file are found, and ot
 TEST_CASE("resolve: no name server answers: stopped, destroyed, and the reactor goes, all at once") {
     need_namespaces();
     const std::string said = test::in_child([] {
-        isolate_with_silent_server();
+        isolate_with_silent_server("timeout:30 attempts:2");
         const auto begun = reactor::clock::now();
         std::string all;
         {
@@ -287,9 +294,7 @@ TEST_CASE("resolve: no name server answers: stopped, destroyed, and the reactor 
 TEST_CASE("resolve: a result that comes after the reactor has gone is dropped") {
     need_namespaces();
     const std::string said = test::in_child([] {
-        isolate("nameserver 198.51.100.53\noptions timeout:1 attempts:1\n");
-        run_or_throw("ip link add hole type dummy && ip link set hole up && ip address add 198.51.100.1/24 dev hole && "
-                     "ip neigh add 198.51.100.53 lladdr 02:00:00:00:00:01 dev hole");
+        isolate_with_silent_server("timeout:1 attempts:1");
         static constexpr auto one = [](reactor& r) -> task<> { (void)co_await resolve(r, "hangs.test", 5); };
         const auto before = threads();
         for (int i = 0; i < 3; ++i) {
