@@ -12,6 +12,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace example {
@@ -74,13 +75,13 @@ private:
     std::map<std::string, std::string> values_;
 };
 
-inline cotun::reactor* stopped_by_signal = nullptr;
-
-/// SIGINT and SIGTERM end the reactor's run(): stop() is safe in a signal handler.
-inline void stop_on_signals(cotun::reactor& io) {
-    stopped_by_signal = &io;
-    for (const int number : {SIGINT, SIGTERM}) std::signal(number, [](int) { stopped_by_signal->stop(); });
+inline cotun::task<> stop_on(cotun::reactor& io, cotun::signal_operation quit) {
+    co_await std::move(quit);
+    io.stop();
 }
+
+/// SIGINT and SIGTERM end the reactor's run(). To be called before there are other threads.
+inline void stop_on_signals(cotun::reactor& io) { io.spawn(stop_on(io, io.signal(SIGINT, SIGTERM))); }
 
 /// Runs the program; what it throws is printed, and its status 1.
 inline int run(void (*program)(int, char**), int argc, char** argv) {

@@ -17,12 +17,16 @@
 #include <cotun/coro/when_any.hpp>
 #include <cotun/coro/with_stop.hpp>
 #include <cotun/io/error.hpp>
+#include <cotun/io/interval.hpp>
 #include <cotun/io/packet.hpp>
 #include <cotun/io/packet_batch.hpp>
 #include <cotun/io/reactor.hpp>
+#include <cotun/io/readiness.hpp>
+#include <cotun/io/signal.hpp>
 #include <cotun/io/statistics.hpp>
 #include <cotun/net/datagram.hpp>
 #include <cotun/net/endpoint.hpp>
+#include <cotun/net/resolve.hpp>
 #include <cotun/net/socket_options.hpp>
 #include <cotun/net/udp.hpp>
 #include <cotun/tun/device.hpp>

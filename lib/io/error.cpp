@@ -25,9 +25,11 @@ bool detail::is_final(int error) noexcept {
 }
 
 bool is_final(const std::error_code& error) noexcept {
-    return error.category() == std::generic_category() || error.category() == std::system_category()
-               ? detail::is_final(error.value())
-               : static_cast<bool>(error);
+    if (error.category() == std::generic_category() || error.category() == std::system_category())
+        return detail::is_final(error.value());
+    const std::error_condition condition = error.default_error_condition(); // of a category of its own, such as resolve
+    return condition.category() == std::generic_category() ? detail::is_final(condition.value())
+                                                           : static_cast<bool>(error);
 }
 
 } // namespace cotun

@@ -142,7 +142,7 @@ bool inbox::survives(int error) {
     if (failures_in_row_ > failures_survived) return false;
     if (failures_in_row_ > 1) {
         const std::chrono::milliseconds pause(1U << std::min(failures_in_row_ - 2, 10U));
-        core_->arm(*this, core_->driver().now() + std::min(pause, longest_pause));
+        core_->arm_reserved(*this, core_->driver().now() + std::min(pause, longest_pause));
     }
     return true;
 }

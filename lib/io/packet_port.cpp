@@ -53,7 +53,7 @@ void packet_port::begin_close() {
     if (out().settled())
         begin_cancel();
     else
-        core_->arm(*this, core_->driver().now() + drain_time);
+        core_->arm_reserved(*this, core_->driver().now() + drain_time);
 }
 
 void packet_port::on_time() { begin_cancel(); }
@@ -102,6 +102,11 @@ void packet_port::close_elsewhere() {
 void packet_port::close_now() {
     begin_close();
     while (state_ == state::draining || state_ == state::cancelling) {
+        if (core_->forked()) { // the device or socket goes on in the parent; here there is nothing to wait for
+            if (state_ == state::draining) begin_cancel();
+            core_->end_requests();
+            continue;
+        }
         try {
             core_->turn();
         } catch (const std::system_error& refused) { // EEXIST: the ring's thread has ended; anything else is fatal

@@ -15,6 +15,7 @@ std::unique_ptr<detail::reactor_core> make_core(const reactor_options& options) 
     ring.requests = options.requests;
     ring.buffers = options.pool.small_count + options.pool.large_count;
     ring.coalesce = options.coalesce;
+    ring.busy_poll = options.busy_poll;
     ring.registered_files = options.registered_files;
     switch (options.ring) {
     case ring_mode::automatic: ring.mode = ring::task_mode::automatic; break;

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <fmt/format.h>
+#include <unistd.h>
 
 namespace cotun::detail {
 
@@ -48,7 +49,11 @@ struct reactor_core::root_promise : frame_allocated, waiter {
     root_promise(reactor_core& of, task<>&, main_outcome*) noexcept : core(&of) {
         coroutine = std::coroutine_handle<root_promise>::from_promise(*this);
         core->roots_.push_back(*this);
+        ++core->tasks_;
     }
+    root_promise(const root_promise&) = delete;
+    root_promise& operator=(const root_promise&) = delete;
+    ~root_promise() { --core->tasks_; }
     root get_return_object() noexcept { return {this}; }
     await_context context() const noexcept { return {core, nullptr}; }
     first_turn initial_suspend() const noexcept { return first_turn(*core); }
@@ -84,27 +89,26 @@ void reactor_core::start(task<> body, main_outcome* outcome) {
 }
 
 void reactor_core::spawn(task<> body) {
+    refuse_child("spawn()");
+    check_thread("spawn()");
     if (!body) fail(EINVAL, "reactor: spawn of an empty task (moved from?)");
+    if (tasks_ >= most_tasks_)
+        fail(EAGAIN,
+             fmt::format("reactor: spawn: {} tasks run, as many as may; spawn fewer (a scope has room() to wait "
+                         "for), or raise reactor_options::tasks",
+                         tasks_));
     start(std::move(body), nullptr);
 }
 
 // --- life ----------------------------------------------------------------------------------------------------------
 
-namespace {
-
-void check_options(const reactor_options& options) {
-    if (options.requests < 32 || options.requests > 16384)
-        fail(EINVAL, fmt::format("reactor: option requests is {}; it must be 32 to 16384", options.requests));
-    if (options.coalesce.count() < 0 || options.coalesce.count() > 1000)
-        fail(EINVAL, fmt::format("reactor: option coalesce is {} us; it must be 0 to 1000", options.coalesce.count()));
-}
-
-} // namespace
-
 reactor_core::reactor_core(const reactor_options& options, std::unique_ptr<ring::driver> driver)
     : driver_((check_options(options), std::move(driver))),
       requests_(driver_->capacity()),
-      pool_(new packet_pool(options.pool)) {
+      pool_(new packet_pool(options.pool)),
+      most_timers_(options.timers),
+      most_tasks_(options.tasks),
+      helpers_(std::make_shared<helper_threads>(options.helper_threads)) {
     pool_->listen(*this);
 }
 
@@ -112,34 +116,48 @@ reactor_core::~reactor_core() {
     while (!roots_.empty()) roots_.front().coroutine.destroy();
     while (!ports_.empty()) ports_.back()->close_now();
     while (!blocking_.empty()) finish_blocking(blocking_.front().number);
+    settle();
     take_posted();
     while (to_call_ != nullptr) delete std::exchange(to_call_, to_call_->next);
     driver_.reset(); // before the pool: the kernel may write into its buffers until the ring is gone
     pool_->abandon();
 }
 
+// Waits for the requests that belong to the reactor itself; afterwards nothing in the kernel holds a descriptor of the
+// program's. (Of a ring that is closed with requests in flight the kernel lets go some time later.)
+void reactor_core::settle() noexcept {
+    polls_.cancel_all();
+    signals_.cancel();
+    while (!polls_.idle() || !signals_.idle()) {
+        try {
+            turn();
+        } catch (const std::system_error&) { // the ring's thread has ended, or this is a child: they have ended, too
+            end_requests();
+        }
+    }
+}
+
 // --- the loop ------------------------------------------------------------------------------------------------------
 
 void reactor_core::run(task<>* main) {
-    if (running_) fail(EBUSY, "reactor: run() while it runs; spawn() the task, or co_await it");
+    refuse_child("run()");
     if (main != nullptr && !*main) fail(EINVAL, "reactor: run of an empty task (moved from?)");
+    if (int nobody = 0; !runner_.compare_exchange_strong(nobody, gettid()))
+        fail(EBUSY, "reactor: run() while it runs; spawn() the task, or co_await it");
     main_outcome outcome;
     struct run_guard { // also when run() is left by an exception, or stopped
-        run_guard(reactor_core& of, main_outcome* m) : core(of), main(m) {
-            core.running_ = true;
-            core.main_ = m;
-        }
+        run_guard(reactor_core& of, main_outcome* m) : core(of), main(m) { core.main_ = m; }
         ~run_guard() {
-            if (main != nullptr && !main->ended) main->promise->coroutine.destroy();
-            core.running_ = false;
+            if (main != nullptr && main->promise != nullptr && !main->ended) main->promise->coroutine.destroy();
             core.main_ = nullptr;
             core.stop_.store(false);
+            core.runner_.store(0);
         }
         reactor_core& core;
         main_outcome* main;
     };
-    if (main != nullptr) start(std::move(*main), &outcome);
     const run_guard guard(*this, main != nullptr ? &outcome : nullptr);
+    if (main != nullptr) start(std::move(*main), &outcome);
     while (!stop_.load()) {
         pass();
         if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
@@ -149,7 +167,8 @@ void reactor_core::run(task<>* main) {
 }
 
 bool reactor_core::run_is_over() const noexcept {
-    return !running_ || failure_ || (main_ != nullptr ? main_->ended : roots_.empty());
+    return runner_.load(std::memory_order_relaxed) == 0 || failure_ ||
+           (main_ != nullptr ? main_->ended : roots_.empty());
 }
 
 void reactor_core::pass() {
@@ -177,6 +196,7 @@ void reactor_core::end_requests() {
 void reactor_core::after_enter() {
     if (!timers_.empty()) fire_timers();
     if (!awaiting_room_.empty()) retry_writers();
+    if (polls_.awaits_room()) polls_.retry();
 }
 
 // Those that become ready meanwhile have their turn in the next pass: nobody is starved by a loop of yields.
@@ -188,6 +208,7 @@ void reactor_core::resume_ready() {
 
 // Each port prepares its inbox and waits for room once: these lists never grow elsewhere.
 void reactor_core::add_port(packet_port& port) {
+    refuse_child("opening a device or socket");
     ports_.push_back(&port);
     for (auto* list : {&to_prepare_, &preparing_}) list->reserve(ports_.size());
     for (auto* list : {&awaiting_room_, &retrying_}) list->reserve(ports_.size());
@@ -240,7 +261,16 @@ void reactor_core::fire_timers() {
     while (timer* t = timers_.pop_due(now)) t->on_time();
 }
 
+void reactor_core::arm(timer& t, clock::time_point when) {
+    check_thread("a timer");
+    if (timers_.size() >= most_timers_)
+        fail(EAGAIN, fmt::format("reactor: {} timers are armed, as many as may be; raise reactor_options::timers",
+                                 timers_.size()));
+    timers_.arm(t, when);
+}
+
 ring::token reactor_core::begin(ring::request_owner& owner, std::uint32_t cookie, bool reserved) noexcept {
+    check_thread("a request");
     if (!reserved && requests_.in_flight() + reserved_requests() >= requests_.capacity()) {
         ++counters.requests_exhausted;
         return 0;
@@ -271,6 +301,7 @@ void reactor_core::retry_writers() {
 // Whoever pushes onto an empty list wakes the reactor; it takes the whole list at once. So no wake-up is lost, and a
 // burst of posts costs one.
 void reactor_core::post(std::function<void()> function) {
+    refuse_child("post()");
     auto* p = new posted{std::move(function), nullptr};
     posted* head = posted_.load(std::memory_order_relaxed);
     do {
@@ -280,6 +311,7 @@ void reactor_core::post(std::function<void()> function) {
 }
 
 void reactor_core::stop() noexcept {
+    if (forked()) return;
     stop_.store(true);
     driver_->wake();
 }
@@ -312,7 +344,7 @@ std::uint64_t reactor_core::run_blocking(std::function<void()> work, std::functi
     blocking_work& b = blocking_.emplace_back(blocking_work{number, std::move(ended), {}});
     auto tell = [this, number] { finish_blocking(number); };
     try {
-        b.thread = std::thread([this, work, tell] {
+        b.thread = start_quiet_thread([this, work, tell] {
             work();
             post(tell);
         });
@@ -329,7 +361,10 @@ void reactor_core::finish_blocking(std::uint64_t number) {
     if (found == blocking_.end()) return;
     blocking_work done = std::move(*found);
     blocking_.erase(found);
-    if (done.thread.joinable()) done.thread.join();
+    if (forked())
+        done.thread.detach(); // there is no such thread in a child
+    else if (done.thread.joinable())
+        done.thread.join();
     done.ended();
 }
 
@@ -338,7 +373,7 @@ void reactor_core::finish_blocking(std::uint64_t number) {
 void reactor_core::add_reader(inbox& reader, size_class c) {
     readers_of_class& r = readers_[c];
     const std::size_t readers = readers_[small_packets].all.size() + readers_[large_packets].all.size();
-    if (2 * (readers + 1) > reserved_requests())
+    if (2 * (readers + 1) >= reserved_requests())
         fail(ENOBUFS, fmt::format("reactor: {} devices and sockets are as many as {} requests allow; raise "
                                   "reactor_options::requests",
                                   readers, requests_.capacity()));
@@ -410,6 +445,10 @@ reactor_statistics reactor_core::statistics() const noexcept {
     s.overflows = d.overflows;
     s.busy = d.busy;
     s.wakes = d.wakes;
+    s.busy_polls = d.busy_polls;
+    s.busy_poll_hits = d.busy_poll_hits;
+    s.tasks = tasks_;
+    s.timers = timers_.size();
     s.requests_in_flight = requests_.in_flight();
     s.small_buffers_free = pool_->available(small_packets);
     s.large_buffers_free = pool_->available(large_packets);

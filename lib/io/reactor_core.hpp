@@ -13,9 +13,13 @@
 #include <cotun/coro/task.hpp>
 #include <cotun/io/reactor.hpp>
 
+#include "io/helper_threads.hpp"
 #include "io/packet_pool.hpp"
+#include "io/poll_requests.hpp"
+#include "io/signal_hub.hpp"
 #include "io/timer_heap.hpp"
 #include "ring/driver.hpp"
+#include "ring/process.hpp"
 #include "ring/requests.hpp"
 
 #include <array>
@@ -45,6 +49,9 @@ private:
     bool scheduled_ = false;
 };
 
+/// Throws std::errc::invalid_argument for an option that is out of its range.
+void check_options(const reactor_options& options);
+
 class reactor_core final : public scheduler, packet_pool::listener {
 public:
     reactor_core(const reactor_options& options, std::unique_ptr<ring::driver> driver);
@@ -59,7 +66,10 @@ public:
     void forget(prepared& p) noexcept;
 
     clock::time_point now() noexcept override { return driver_->now(); }
-    void arm(timer& t, clock::time_point when) override { timers_.arm(t, when); }
+    /// Throws std::errc::resource_unavailable_try_again at reactor_options::timers.
+    void arm(timer& t, clock::time_point when) override;
+    /// For the reactor's own: a few for each device or socket, which are always armed.
+    void arm_reserved(timer& t, clock::time_point when) { timers_.arm(t, when); }
     void disarm(timer& t) noexcept override { timers_.disarm(t); }
 
     /// A token for a new request, or 0 when there is no room. A quarter is set aside for `reserved` requests: the one
@@ -80,10 +90,28 @@ public:
     void remove_port(packet_port& port) noexcept;
 
     /// Calls `work`, which must not throw, on a thread of its own, and then `ended` on the reactor's, in a later pass.
-    /// Returns the work's number, from 1 on.
+    /// Returns the work's number, from 1 on. It is waited for before the reactor goes: see helpers() for what may hang.
     std::uint64_t run_blocking(std::function<void()> work, std::function<void()> ended);
     /// Waits for that work here, and calls `ended` before it returns; does nothing if that has been.
     void finish_blocking(std::uint64_t number);
+
+    poll_requests& polls() noexcept { return polls_; }
+    signal_hub& signals() noexcept { return signals_; }
+    helper_threads& helpers() noexcept { return *helpers_; }
+    unsigned request_capacity() const noexcept { return requests_.capacity(); }
+
+    /// Whether this is a child of the process that made the reactor: nothing may be done with it then but let it go.
+    bool forked() const noexcept { return process_.forked(); }
+    /// Throws in such a child.
+    void refuse_child(const char* what) const {
+        if (forked()) ring::refuse_forked(what);
+    }
+    /// In builds without NDEBUG, ends the program if the reactor runs on another thread.
+    void check_thread([[maybe_unused]] const char* what) const noexcept {
+#ifndef NDEBUG
+        if (const int runner = runner_.load(std::memory_order_relaxed); runner != 0) check_thread(what, runner);
+#endif
+    }
 
     // --- for reactor ----------------------------------------------------------------------------------------------
 
@@ -128,15 +156,25 @@ private:
     void retry_writers();
     void call_posted();
     void take_posted() noexcept;
-    unsigned reserved_requests() const noexcept { return requests_.capacity() / 4; }
+    void settle() noexcept;
+    void check_thread(const char* what, int runner) const noexcept;
+    // One is for the poll of signals.
+    unsigned reserved_requests() const noexcept { return requests_.capacity() / 4 + 1; }
     void set_shares(size_class c);
     void on_buffer_returned(size_class c) noexcept override;
 
+    const ring::process_mark process_;
     std::unique_ptr<ring::driver> driver_;
     ring::request_table requests_;
     packet_pool* pool_;
     timer_heap timers_;
+    const std::size_t most_timers_;
+    const std::size_t most_tasks_;
+    std::size_t tasks_ = 0; // in roots_
     waiter_list roots_;
+    poll_requests polls_{*this};
+    signal_hub signals_{*this};
+    const std::shared_ptr<helper_threads> helpers_;
     std::vector<prepared*> to_prepare_;
     std::vector<prepared*> preparing_;
     std::vector<outbox*> awaiting_room_;
@@ -151,8 +189,8 @@ private:
     std::array<ring::completion, 256> completions_;
     std::vector<blocking_work> blocking_;
     std::uint64_t last_blocking_ = 0;
-    std::exception_ptr failure_; // of a spawned task
-    bool running_ = false;
+    std::exception_ptr failure_;         // of a spawned task
+    std::atomic<int> runner_{0};         // the thread that is in run(), by the kernel's number
     const main_outcome* main_ = nullptr; // of the current run(), if it has one
     std::atomic<bool> stop_{false};
     std::atomic<posted*> posted_{nullptr}; // pushed by any thread, last first

@@ -60,12 +60,14 @@ enum class feature : std::uint8_t {
 };
 
 struct driver_statistics {
-    std::uint64_t enters = 0;      // kernel entries
-    std::uint64_t submissions = 0; // requests handed to the kernel
-    std::uint64_t completions = 0; // completions reaped
-    std::uint64_t overflows = 0;   // enters that found completions in the kernel's backlog, the queue being full
-    std::uint64_t busy = 0;        // enters that answered EBUSY, EAGAIN or ENOMEM and were tried again
-    std::uint64_t wakes = 0;       // wake-ups from other threads
+    std::uint64_t enters = 0;         // kernel entries
+    std::uint64_t submissions = 0;    // requests handed to the kernel
+    std::uint64_t completions = 0;    // completions reaped
+    std::uint64_t overflows = 0;      // enters that found completions in the kernel's backlog, the queue being full
+    std::uint64_t busy = 0;           // enters that answered EBUSY, EAGAIN or ENOMEM and were tried again
+    std::uint64_t wakes = 0;          // wake-ups from other threads
+    std::uint64_t busy_polls = 0;     // waits that began by looking for completions without sleeping
+    std::uint64_t busy_poll_hits = 0; // those of them that needed no sleep
 };
 
 class driver {

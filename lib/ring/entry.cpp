@@ -13,6 +13,17 @@ namespace {
 
 constexpr unsigned kernel_signals = 64; // _NSIG: what the size of a signal mask is checked against
 
+constexpr unsigned looks_a_time = 16; // between two looks at the clock
+
+// Leaves the core to its other thread for a moment.
+void relax() noexcept {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
 // Shows the kernel the queued entries; returns how many it has not taken yet.
 unsigned flush(io_uring_sq& queue) noexcept {
     queue.sqe_head = queue.sqe_tail;
@@ -29,6 +40,18 @@ void prepare_entries(io_uring& ring) noexcept {
 
 bool coalesces(const io_uring& ring) noexcept {
     return (ring.features & kernel::feature_min_timeout) != 0 && (ring.features & IORING_FEAT_EXT_ARG) != 0;
+}
+
+// Deferred work shows as a flag, and becomes completions in the next entry.
+bool spin(const io_uring& ring, std::chrono::steady_clock::time_point end) noexcept {
+    for (;;) {
+        for (unsigned i = 0; i < looks_a_time; ++i) {
+            if (io_uring_cq_ready(&ring) != 0) return true;
+            if ((__atomic_load_n(ring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN) != 0) return true;
+            relax();
+        }
+        if (std::chrono::steady_clock::now() >= end) return false;
+    }
 }
 
 int enter_ring(io_uring& ring, const entry_wait& wait) noexcept {

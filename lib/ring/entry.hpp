@@ -20,6 +20,10 @@ struct entry_wait {
 /// Whether entry_wait::at_least is known to the kernel: Linux 6.12.
 bool coalesces(const io_uring&) noexcept;
 
+/// Looks, without entering the kernel, for completions or for work that would bring some, until `end`. Whether there
+/// are any.
+bool spin(const io_uring&, std::chrono::steady_clock::time_point end) noexcept;
+
 /// Once, before the first entry: queue entries are submitted in their places, none is ever skipped.
 void prepare_entries(io_uring&) noexcept;
 

@@ -4,11 +4,11 @@
 #include "ring/entry.hpp"
 #include "ring/gathering.hpp"
 #include "ring/kernel.hpp"
+#include "ring/process.hpp"
 #include "ring/removal.hpp"
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <bit>
 #include <cassert>
 #include <cerrno>
@@ -39,13 +39,6 @@ constexpr unsigned gathered = 4096; // completions: more than come while a wait 
 
 [[noreturn]] void fail(int error, const std::string& what) {
     throw std::system_error(error, std::generic_category(), what);
-}
-
-// Unlike a thread's id, never used again.
-std::uint64_t this_thread() noexcept {
-    static std::atomic<std::uint64_t> threads{0};
-    thread_local const std::uint64_t number = ++threads;
-    return number;
 }
 
 unsigned flags_of(task_mode mode) {
@@ -111,9 +104,11 @@ private:
     io_uring_sqe& prepare(std::uint8_t opcode, file, token) noexcept;
     int enter_kernel(bool wait, std::optional<clock::time_point> deadline);
     void after_enter(int result);
+    bool poll_busily(std::optional<clock::time_point> deadline);
     std::size_t reap(std::span<completion>) noexcept;
     bool take(const io_uring_cqe&, completion&) noexcept;
 
+    const process_mark process_; // in a child of it, nothing is done: the ring's queues are the parent's
     io_uring ring_{};
     bool has_ring_ = false;
     bool enabled_ = false;
@@ -128,10 +123,12 @@ private:
     std::vector<int> free_files_;
     unsigned fruitless_enters_ = 0;
     gathering gathering_{std::chrono::microseconds(0)};
+    std::chrono::microseconds busy_poll_;
+    io_uring_sqe unused_{}; // what a child fills
     driver_statistics statistics_;
 };
 
-uring::uring(const uring_options& options) {
+uring::uring(const uring_options& options) : busy_poll_(options.busy_poll) {
     set_up(options);
     if (coalesces(ring_)) gathering_ = gathering(options.coalesce);
     wake_fd_ = eventfd(0, EFD_CLOEXEC);
@@ -211,13 +208,13 @@ void uring::enable() {
 
 void uring::register_ring() noexcept {
     io_uring_register_ring_fd(&ring_); // saves a look-up per enter; not needed
-    owner_ = this_thread();
+    owner_ = this_thread_number();
 }
 
-// A ring's descriptor is registered as an index in a table of the thread's own: on any other thread it names nothing,
-// or another ring. There the plain descriptor is used.
+// A ring's descriptor is registered as an index in a table of the thread's own: on any other thread, and in a child, it
+// names nothing, or another ring. There the plain descriptor is used.
 void uring::check_thread() noexcept {
-    if (owner_ == 0 || owner_ == this_thread()) return;
+    if (owner_ == 0 || (owner_ == this_thread_number() && !process_.forked())) return;
     ring_.int_flags = 0;
     ring_.enter_ring_fd = ring_.ring_fd;
     owner_ = 0;
@@ -226,7 +223,7 @@ void uring::check_thread() noexcept {
 file uring::attach(int descriptor) {
     check_thread();
     file f{descriptor, -1};
-    if (free_files_.empty()) return f;
+    if (free_files_.empty() || process_.forked()) return f;
     const int index = free_files_.back();
     if (io_uring_register_files_update(&ring_, static_cast<unsigned>(index), &descriptor, 1) == 1) {
         free_files_.pop_back();
@@ -237,7 +234,7 @@ file uring::attach(int descriptor) {
 
 void uring::detach(file& f) noexcept {
     check_thread();
-    if (f.registered >= 0) {
+    if (f.registered >= 0 && !process_.forked()) {
         const int none = -1;
         io_uring_register_files_update(&ring_, static_cast<unsigned>(f.registered), &none, 1);
         free_files_.push_back(f.registered);
@@ -247,6 +244,7 @@ void uring::detach(file& f) noexcept {
 
 std::uint16_t uring::add_group(unsigned entries) {
     assert(std::has_single_bit(entries) && entries <= 32768);
+    if (process_.forked()) refuse_forked("a ring of buffers");
     check_thread();
     const auto unused = std::find_if(groups_.begin(), groups_.end(), [](const auto& g) { return g.ring == nullptr; });
     const auto id = static_cast<std::uint16_t>(unused - groups_.begin());
@@ -285,13 +283,14 @@ void uring::provide(std::uint16_t group, std::span<const group_buffer> buffers) 
 void uring::remove_group(std::uint16_t group) noexcept {
     check_thread();
     buffer_group& g = groups_[group];
-    io_uring_unregister_buf_ring(&ring_, group);
+    if (!process_.forked()) io_uring_unregister_buf_ring(&ring_, group);
     munmap(g.ring, g.bytes);
     g = buffer_group{};
 }
 
 // The caller's count of requests keeps the submission queue from being full.
 io_uring_sqe& uring::prepare(std::uint8_t opcode, file f, token request) noexcept {
+    if (process_.forked()) return unused_ = {};
     assert(io_uring_sq_space_left(&ring_) > 0);
     io_uring_sqe& entry = ring_.sq.sqes[ring_.sq.sqe_tail++ & ring_.sq.ring_mask];
     std::memset(&entry, 0, sizeof entry);
@@ -385,6 +384,7 @@ void uring::arm_wake() noexcept {
 }
 
 void uring::wake() noexcept {
+    if (process_.forked()) return;
     const std::uint64_t one = 1;
     [[maybe_unused]] const ssize_t written = ::write(wake_fd_, &one, sizeof one);
 }
@@ -392,6 +392,7 @@ void uring::wake() noexcept {
 // A wait gathers only where there is nothing else to do: an entry that submits finds what has come meanwhile, and does
 // not sleep.
 int uring::enter_kernel(bool wait, std::optional<clock::time_point> deadline) {
+    ++statistics_.enters;
     if (!wait) return enter_ring(ring_, {});
     const bool idle = io_uring_sq_ready(&ring_) == 0;
     const clock::time_point now = idle || deadline ? clock::now() : clock::time_point{};
@@ -427,17 +428,29 @@ void uring::after_enter(int result) {
 }
 
 std::size_t uring::enter(bool wait, std::optional<clock::time_point> deadline, std::span<completion> out) {
+    if (process_.forked()) refuse_forked("use");
     if (!enabled_) enable();
     check_thread();
-    const bool ready = io_uring_cq_ready(&ring_) != 0;
+    bool ready = io_uring_cq_ready(&ring_) != 0;
+    if (wait && !ready && busy_poll_.count() > 0) ready = poll_busily(deadline);
     const unsigned flags = __atomic_load_n(ring_.sq.kflags, __ATOMIC_RELAXED);
     const bool work = (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
     if ((flags & IORING_SQ_CQ_OVERFLOW) != 0) ++statistics_.overflows;
-    if (io_uring_sq_ready(&ring_) != 0 || work || (wait && !ready)) {
-        ++statistics_.enters;
-        after_enter(enter_kernel(wait && !ready, deadline));
-    }
+    if (io_uring_sq_ready(&ring_) != 0 || work || (wait && !ready)) after_enter(enter_kernel(wait && !ready, deadline));
     return reap(out);
+}
+
+// Whether there is something to reap; if not, the wait has to sleep.
+bool uring::poll_busily(std::optional<clock::time_point> deadline) {
+    ++statistics_.busy_polls;
+    if (io_uring_sq_ready(&ring_) != 0) after_enter(enter_kernel(false, std::nullopt));
+    const clock::time_point end = clock::now() + busy_poll_;
+    while (io_uring_cq_ready(&ring_) == 0) {
+        if (!spin(ring_, deadline ? std::min(*deadline, end) : end)) return false;
+        if (io_uring_cq_ready(&ring_) == 0) after_enter(enter_kernel(false, std::nullopt)); // runs deferred work
+    }
+    ++statistics_.busy_poll_hits;
+    return true;
 }
 
 std::size_t uring::reap(std::span<completion> out) noexcept {

@@ -24,7 +24,8 @@ struct uring_options {
     unsigned buffers = 2048;  // the most in groups
     task_mode mode = task_mode::automatic;
     std::chrono::microseconds coalesce{100}; // how long a wait may gather completions while many come; 0: not at all
-    bool registered_files = true;           // where they are let go at once when they are removed
+    std::chrono::microseconds busy_poll{0};  // how long a wait looks for completions before it sleeps
+    bool registered_files = true;            // where they are let go at once when they are removed
 };
 
 /// Throws std::system_error that says why the kernel refuses io_uring and what to do about it. Under a tight

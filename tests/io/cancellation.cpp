@@ -4,6 +4,7 @@
 // has arrived wins, nothing stays in flight, and every buffer comes back.
 #include <cotun/coro/scope.hpp>
 #include <cotun/coro/timeout.hpp>
+#include <cotun/io/interval.hpp>
 
 #include "../support/scripted_port.hpp"
 
@@ -14,6 +15,8 @@
 
 #include <array>
 #include <chrono>
+#include <csignal>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -176,6 +179,60 @@ private:
     cotun::reactor::clock::time_point until_;
 };
 
+class beating final : public subject {
+public:
+    beating() : tick_(rig_->io, 1s) {}
+    task<> operate() override {
+        const std::uint64_t periods = co_await tick_.next();
+        CHECK(periods == 1);
+    }
+    void answer() override { rig_->kernel.advance(1s); }
+
+private:
+    interval tick_;
+};
+
+// A poll that the kernel has answered is not undone by a cancel that comes later.
+class polling final : public subject {
+public:
+    task<> operate() override {
+        if (ready_) rig_->io.spawn(tell()); // as a kernel would
+        co_await rig_->io.readable(descriptor);
+    }
+    void answer() override {
+        ready_ = true;
+        if (ring::scripted::request* poll = rig_->kernel.find(ring::scripted::kind::poll, descriptor))
+            rig_->kernel.complete(poll->name, 1);
+    }
+    bool is_answered_at_once() const override { return true; }
+
+private:
+    static constexpr int descriptor = 1000;
+    task<> tell() {
+        co_await rig_->io.yield();
+        answer();
+    }
+    bool ready_ = false;
+};
+
+// The signal is real, and goes to this thread.
+class signalled final : public subject {
+public:
+    signalled() : first_(rig_->io.signal(SIGUSR1)) {}
+    task<> operate() override {
+        const int number = co_await rig_->io.signal(SIGUSR1);
+        CHECK(number == SIGUSR1);
+    }
+    void answer() override {
+        raise(SIGUSR1);
+        for (const ring::scripted::request& r : rig_->kernel.in_flight)
+            if (r.what == ring::scripted::kind::poll) return rig_->kernel.complete(r.name, 1, true);
+    }
+
+private:
+    signal_operation first_; // from here on it is caught
+};
+
 // Closing is not stopped, and goes on when nobody waits for it any more.
 class closing final : public subject {
 public:
@@ -210,6 +267,9 @@ std::vector<kind> kinds() {
         {"flush", [] { return std::make_unique<flushing>(); }},
         {"allocate", [] { return std::make_unique<allocating>(); }},
         {"sleep", [] { return std::make_unique<sleeping>(); }},
+        {"interval", [] { return std::make_unique<beating>(); }},
+        {"readable", [] { return std::make_unique<polling>(); }},
+        {"signal", [] { return std::make_unique<signalled>(); }},
         {"close", [] { return std::make_unique<closing>(); }},
     };
 }

@@ -10,6 +10,7 @@
 #include <linux/if_ether.h>
 
 #include <array>
+#include <memory>
 
 #include "traffic.hpp"
 
@@ -321,4 +322,26 @@ TEST_CASE("ping is answered", "[tun][ping]") {
     CHECK(status == 0);
     CHECK_THAT(ping.output(), ContainsSubstring(" 0% packet loss"));
     CHECK(dev.writes().packets == 50);
+}
+
+TEST_CASE("a child process that lets go of its copy leaves the device to the parent", "[tun][fork]") {
+    tun_namespace here;
+    if (!is_installed("ping")) SKIP("no ping(8)");
+    const cotun::read_mode mode = each_read_mode();
+    CAPTURE(name_of(mode));
+    auto io = std::make_unique<cotun::reactor>();
+    auto dev = std::make_unique<cotun::device>(
+        cotun::open_tun(*io, {.name = "fork0", .addresses = {"10.9.0.1/24"}, .read = mode}));
+    const std::string remains = in_child([&] {
+        dev.reset();
+        io.reset();
+        return std::string(has_interface("fork0") ? "remains" : "gone");
+    });
+    CHECK(remains == "remains");
+    program ping({"ping", "-c", "20", "-i", "0.01", "-W", "5", "10.9.0.7"});
+    io->spawn(answer_pings(*dev));
+    CHECK(run_bounded(*io, status_of(*io, ping)) == 0);
+    CHECK(dev->writes().packets == 20);
+    dev.reset();
+    CHECK_FALSE(has_interface("fork0"));
 }

@@ -11,6 +11,7 @@
 #include <cotun/coro/awaitable.hpp>
 
 #include <coroutine>
+#include <optional>
 #include <system_error>
 #include <type_traits>
 #include <utility>
@@ -94,9 +95,21 @@ public:
         return suspend(who, detail::context_of(who));
     }
     auto suspend(std::coroutine_handle<> who, const detail::await_context& context) {
-        return this->inner_.suspend(who, context);
+        // What resumes next: `who` itself, or a task.
+        using next = std::conditional_t<std::is_same_v<decltype(this->inner_.suspend(who, context)), bool>, bool,
+                                        std::coroutine_handle<>>;
+        try { // an operation may be refused before it waits: too many timers, for example
+            return next(this->inner_.suspend(who, context));
+        } catch (const std::system_error& failure) {
+            refused_.emplace(failure);
+            if constexpr (std::is_same_v<next, bool>)
+                return next(false);
+            else
+                return next(who);
+        }
     }
     result<detail::result_of<A>> await_resume() {
+        if (refused_) return *std::move(refused_);
         try {
             if constexpr (std::is_void_v<detail::result_of<A>>) {
                 this->inner_.await_resume();
@@ -108,6 +121,9 @@ public:
             return failure;
         }
     }
+
+private:
+    std::optional<std::system_error> refused_;
 };
 
 template <awaitable A>

@@ -12,7 +12,11 @@
 // Lifetime: devices and sockets use the reactor and are closed by its destructor if they still live; tasks that have
 // not ended are destroyed with it. Tasks that were spawned stay when run() returns, and go on with the next run().
 // Thread: one thread a reactor: the first that runs it (it may be built on another), and it is destroyed there too.
-// Only post() and stop() may be called from any thread.
+// Only post() and stop() may be called from any thread. Builds without NDEBUG end the program with a message that names
+// both threads when another one spawns, arms a timer or starts a request while the reactor runs.
+// Processes: a reactor stays in the process that made it. In a child of fork(2) run(), spawn(), post() and the opening
+// of devices and sockets are refused (std::errc::operation_not_permitted), stop() does nothing, and the destructors let
+// go of the child's copies only: nothing of the parent's is touched. A child may make a reactor of its own.
 // Errors: std::system_error, with the remedy, where the kernel refuses io_uring.
 // Kernel: Linux 5.19; its speed from 6.1 on, multishot reads of devices from 6.7 on.
 #pragma once
@@ -21,9 +25,12 @@
 #include <cotun/coro/task.hpp>
 #include <cotun/coro/timer.hpp>
 #include <cotun/io/packet.hpp>
+#include <cotun/io/readiness.hpp>
+#include <cotun/io/signal.hpp>
 #include <cotun/io/statistics.hpp>
 
 #include <chrono>
+#include <concepts>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -65,12 +72,27 @@ struct reactor_options {
     /// The most requests in flight (32 to 16384). At the bound, writes wait; a device or socket reserves two of the
     /// quarter that is kept for reading and closing.
     unsigned requests = 1024;
+    /// The most timers: sleeps, timeouts and intervals that wait at the same time (1 to 2^30). Each is 16 bytes of the
+    /// reactor's; all of them together are one deadline of the kernel entry. Beyond, the wait throws
+    /// std::errc::resource_unavailable_try_again.
+    std::size_t timers = std::size_t{1} << 20;
+    /// The most tasks that run() and spawn() have started and that have not ended (1 to 2^30). spawn() beyond throws
+    /// std::errc::resource_unavailable_try_again. Tasks that tasks await are not counted, nor those of a scope, which
+    /// has a bound of its own.
+    std::size_t tasks = std::size_t{1} << 20;
+    /// The most threads that do what the kernel cannot do asynchronously, the resolving of names (1 to 256). They are
+    /// started as they are needed and end when there is nothing to do; what is beyond them waits in line.
+    unsigned helper_threads = 8;
     ring_mode ring = ring_mode::automatic;
     /// The longest that a wait with nothing to submit gathers packets, as a network card moderates its interrupts
     /// (Linux 6.12). It does so only while they come so fast that four or more are to be expected in that time, no
     /// longer than it takes for sixteen, and delays them by as much; packets that come slower, or each as an answer to
     /// the one before, it does not delay. 0 to 1000 microseconds; 0: never.
     std::chrono::microseconds coalesce{100};
+    /// How long a wait looks for completions before it sleeps (0 to 100,000 microseconds; 0: it sleeps at once). It
+    /// saves the wake-up, some microseconds of latency, and takes a whole processor while it lasts: for a reactor that
+    /// has a core of its own.
+    std::chrono::microseconds busy_poll{0};
     /// Registers descriptors with the ring, which saves the kernel a look-up an operation; only where a removed one is
     /// let go at once (Linux 6.13, found by trying), since a closed interface would not be gone otherwise.
     bool registered_files = true;
@@ -159,7 +181,8 @@ public:
     /// Runs until every spawned task has ended, or stop().
     void run();
 
-    /// Starts a task that nobody awaits. It first runs in the next pass.
+    /// Starts a task that nobody awaits. It first runs in the next pass. Throws
+    /// std::errc::resource_unavailable_try_again when there are as many as reactor_options::tasks.
     void spawn(task<> body);
 
     /// Has `function` called on the reactor's thread. Any thread; the reactor must live. Allocates.
@@ -172,6 +195,19 @@ public:
     sleep_operation sleep_for(clock::duration time) noexcept;
     sleep_operation sleep_until(clock::time_point time) noexcept;
     sleep_operation yield() noexcept { return sleep_for(clock::duration::zero()); }
+
+    /// Yields the number of the first of these signals that comes: io.signal(SIGINT, SIGTERM). From the call on, and
+    /// not only while somebody waits, they are caught; see io/signal.hpp. Throws std::errc::invalid_argument for one
+    /// that cannot be.
+    template <std::same_as<int>... More>
+    signal_operation signal(int first, More... more) {
+        return signal(signal_set(first, more...));
+    }
+    signal_operation signal(const signal_set& any);
+
+    /// Waits until the descriptor, which stays the caller's, can be read from or written to; see io/readiness.hpp.
+    readiness_operation readable(int descriptor) noexcept;
+    readiness_operation writable(int descriptor) noexcept;
 
     /// A packet of `size` unspecified bytes; waits while the pool is empty. Throws std::errc::message_size if no buffer
     /// of the pool is that large.

@@ -21,6 +21,10 @@ struct reactor_statistics {
     std::uint64_t rearms = 0;             // multishots started again
     std::uint64_t buffers_exhausted = 0;  // times that a reader had to wait for a buffer
     std::uint64_t requests_exhausted = 0; // times that a write had to wait for a place among the requests
+    std::uint64_t busy_polls = 0;         // waits that looked for completions before they slept
+    std::uint64_t busy_poll_hits = 0;     // those of them that needed no sleep
+    std::size_t tasks = 0;                // level: spawned or run, and not ended
+    std::size_t timers = 0;               // level
     std::size_t requests_in_flight = 0;   // level
     std::size_t small_buffers_free = 0;   // level
     std::size_t large_buffers_free = 0;   // level
