@@ -16,6 +16,8 @@
 #include <cotun/io/reactor.hpp>
 #include <cotun/io/statistics.hpp>
 #include <cotun/net/endpoint.hpp>
+#include <cotun/net/stream.hpp>
+#include <cotun/net/tcp.hpp>
 #include <cotun/net/udp.hpp>
 #include <cotun/tun/device.hpp>
 #include <cotun/version.hpp>
