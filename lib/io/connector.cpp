@@ -107,7 +107,8 @@ void connector::end() noexcept {
 
 int connector::take() {
     if (!connected_ && stopping_) throw_stopped();
-    if (!connected_) fail(error_, failures_.empty() ? "connecting: there is no address to connect to" : failures_);
+    if (!connected_ && failures_.empty()) fail(EDESTADDRREQ, "connecting: there is no address to connect to");
+    if (!connected_) fail(error_, failures_);
     admitted_ = false; // the stream's
     return std::exchange(descriptor_, -1);
 }
