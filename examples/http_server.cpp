@@ -17,8 +17,9 @@ constexpr std::chrono::seconds patience{30}; // with a client that sends no requ
 const std::map<std::string, std::string, std::less<>> pages{{"/", "It works.\n"}, {"/about", "Served by cotun.\n"}};
 
 std::string response(const char* status, std::string_view body) {
-    return std::string("HTTP/1.1 ") + status + "\r\nContent-Type: text/plain\r\nContent-Length: " +
-           std::to_string(body.size()) + "\r\n\r\n" + std::string(body);
+    return std::string("HTTP/1.1 ") + status +
+           "\r\nContent-Type: text/plain\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" +
+           std::string(body);
 }
 
 std::string answer_to(std::string_view head) {
@@ -57,8 +58,7 @@ void serve_pages(int argc, char** argv) {
     const example::arguments args(argc, argv, usage);
     cotun::reactor io;
     example::stop_on_signals(io);
-    cotun::tcp_listener listener =
-        cotun::listen_tcp(io, {.local = cotun::endpoint::from_string(args.need("--local"))});
+    cotun::tcp_listener listener = cotun::listen_tcp(io, {.local = cotun::endpoint::from_string(args.need("--local"))});
     io.run(accept_all(io, listener));
 }
 

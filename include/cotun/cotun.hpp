@@ -19,6 +19,7 @@
 #include <cotun/net/stream.hpp>
 #include <cotun/net/tcp.hpp>
 #include <cotun/net/udp.hpp>
+#include <cotun/net/unix.hpp>
 #include <cotun/tun/device.hpp>
 #include <cotun/version.hpp>
 #include <cotun/wire/address.hpp>

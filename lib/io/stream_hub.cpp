@@ -103,6 +103,11 @@ void stream_hub::starve(stream_reader& reader) noexcept {
     core_->prepare_later(*this);
 }
 
+void stream_hub::starve_of_pool(stream_reader& reader) noexcept {
+    starving_.push_back(reader);
+    core_->await_buffer(*this); // not before: it would find none
+}
+
 void stream_hub::refill() noexcept {
     std::array<ring::group_buffer, 64> batch;
     packet_pool& pool = core_->pool();

@@ -67,8 +67,9 @@ public:
     /// The reader has a buffer with unread bytes, or one less.
     void holds(stream_reader& reader) noexcept;
     void released(stream_reader& reader) noexcept;
-    /// No buffer was left for the reader.
+    /// The group had no buffer left for the reader, or the pool had none.
     void starve(stream_reader& reader) noexcept;
+    void starve_of_pool(stream_reader& reader) noexcept;
 
     // --- sending --------------------------------------------------------------------------------------------------
 

@@ -97,7 +97,7 @@ bool stream_reader::can_take() noexcept {
     if (spilled_ == spill_.size()) return !queue_.empty();
     if (pool().available(small_packets) > 0) return true;
     wants_slot_ = true;
-    hub().starve(*this);
+    hub().starve_of_pool(*this);
     return false;
 }
 

@@ -3,8 +3,8 @@
 // stream_reader: the receiving side of a stream socket.
 //
 // A receive is in flight while somebody waits, and stays there, multishot, while its consumer keeps up: one that has
-// `bound` unread buffers or more, and nobody who waits, has it cancelled. The bytes are then in the kernel's buffer, and
-// the peer is held back. What came nevertheless is kept.
+// `bound` unread buffers or more, and nobody who waits, has it cancelled. The bytes are then in the kernel's buffer,
+// and the peer is held back. What came nevertheless is kept.
 //
 // Unread bytes are, in order, in the spill (memory of the reader's own) and in the queue (buffers of the pool).
 #pragma once

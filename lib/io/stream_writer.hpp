@@ -3,7 +3,8 @@
 // stream_writer: the sending side of a stream socket.
 //
 // What is to be sent, in order: buffers with bytes that were accepted, then waiters whose bytes go out from their own
-// memory. One send is in flight at a time, for as much of it as one system call takes; where it stops, the next goes on.
+// memory. One send is in flight at a time, for as much of it as one system call takes; where it stops, the next goes
+// on.
 #pragma once
 
 #include <cotun/coro/waiter.hpp>
@@ -85,8 +86,8 @@ private:
     bool closed_ = false;
     enum class shutting : std::uint8_t { no, asked, done } shutting_ = shutting::no;
     int failure_ = 0;
-    std::uint32_t flying_ = 0;                  // buffers of the queue that are with the kernel
-    stream_write_operation* flier_ = nullptr;   // the waiter whose memory is
+    std::uint32_t flying_ = 0;                // buffers of the queue that are with the kernel
+    stream_write_operation* flier_ = nullptr; // the waiter whose memory is
     stream_queue queue_;
     std::unique_ptr<gather> gather_;
     std::uint64_t accepted_ = 0; // bytes, in buffers

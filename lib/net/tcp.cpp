@@ -126,7 +126,8 @@ private:
         descriptor_guard made(make_socket(v6));
         apply(made.descriptor, v6, options_.stream);
         if (options_.local)
-            bind_socket(made.descriptor, *options_.local, v6, fmt::format("connecting to {}", peer_.to_string()).c_str());
+            bind_socket(made.descriptor, *options_.local, v6,
+                        fmt::format("connecting to {}", peer_.to_string()).c_str());
         address_ = to_sockaddr(peer_);
         descriptor = made.release();
         return {address_.get(), address_.size};
@@ -146,8 +147,7 @@ private:
         case ECONNRESET: why = "it reset the connection at once"; break;
         default: break;
         }
-        return fmt::format("connecting to {}: {} ({})", peer_.to_string(), why,
-                           std::generic_category().message(error));
+        return fmt::format("connecting to {}: {} ({})", peer_.to_string(), why, std::generic_category().message(error));
     }
 
     endpoint_list peers_;
@@ -231,8 +231,8 @@ tcp_listener listen_tcp(reactor& io, const listen_options& options) {
                                                     : "listen was refused"));
     }
     const endpoint bound = detail::local_of(made.descriptor);
-    tcp_listener listener(new detail::acceptor(io.core(), made.descriptor,
-                                               fmt::format("TCP listener {}", bound.to_string())));
+    tcp_listener listener(
+        new detail::acceptor(io.core(), made.descriptor, fmt::format("TCP listener {}", bound.to_string())));
     made.release();
     return listener;
 }

@@ -235,8 +235,7 @@ void scripted::submit() {
         in_flight.push_back(std::move(queued_.front()));
         ++statistics_.submissions;
         const request& r = in_flight.back();
-        const bool reads =
-            what == kind::read_multishot || what == kind::receive_multishot || what == kind::receive;
+        const bool reads = what == kind::read_multishot || what == kind::receive_multishot || what == kind::receive;
         const bool writes = what == kind::write || what == kind::send || what == kind::send_message;
         if (reads && groups_.at(r.group).empty()) complete(name, -ENOBUFS);
         if (writes && writes_complete) complete(name, static_cast<std::int32_t>(total(r)));

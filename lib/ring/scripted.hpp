@@ -68,7 +68,7 @@ public:
     std::map<int, std::deque<immediate>> immediates;
     std::map<int, ssize_t> unsent;
     std::map<int, int> pending_error;
-    std::vector<int> shut_down; // descriptors whose sending side was
+    std::vector<int> shut_down;   // descriptors whose sending side was
     bool cancels_answered = true; // else cancelled requests wait for the test to complete them
     std::array<bool, features> supported{true, true, true};
     int refuse_groups = 0; // an errno: add_group() throws it

@@ -137,7 +137,8 @@ TEST_CASE("accept: out of descriptors it pauses, longer each time, and goes on")
         CHECK(r.accepting() == nullptr); // at once would be to spin
         for (int passes = 0; r.accepting() == nullptr && passes < 2000; ++passes) r.pass();
         const auto took = r.kernel.now() - last;
-        CHECK(took + std::chrono::milliseconds(2) >= std::min<std::chrono::nanoseconds>(pause, detail::acceptor::longest_pause));
+        CHECK(took + std::chrono::milliseconds(2) >=
+              std::min<std::chrono::nanoseconds>(pause, detail::acceptor::longest_pause));
         CHECK(took <= detail::acceptor::longest_pause + std::chrono::milliseconds(2));
         pause = took;
         last = r.kernel.now();
@@ -259,8 +260,8 @@ TEST_CASE("connect: stopped or destroyed at any moment, nothing is left; a conne
             if (q.what == kind::connect) return &q;
         return nullptr;
     };
-    auto op = std::make_unique<by_hand<tcp_connect_operation>>(
-        r, connect_tcp(r.io, endpoint::from_string("192.0.2.1:80")));
+    auto op =
+        std::make_unique<by_hand<tcp_connect_operation>>(r, connect_tcp(r.io, endpoint::from_string("192.0.2.1:80")));
     CHECK_FALSE(op->ready());
     if (when >= in_flight) r.turn();
     if (when >= completed) r.kernel.complete(connecting()->name, -result);
@@ -301,8 +302,9 @@ TEST_CASE("connect: addresses are tried in turn, each for its time, and the erro
     };
     connect_options options;
     options.attempt = std::chrono::seconds(5);
-    by_hand op(r, connect_tcp(r.io, {endpoint::from_string("192.0.2.1:80"), endpoint::from_string("192.0.2.2:80"),
-                                     endpoint::from_string("192.0.2.3:80")},
+    by_hand op(r, connect_tcp(r.io,
+                              {endpoint::from_string("192.0.2.1:80"), endpoint::from_string("192.0.2.2:80"),
+                               endpoint::from_string("192.0.2.3:80")},
                               options));
     r.turn();
     const auto begin = r.kernel.now();
@@ -336,8 +338,8 @@ TEST_CASE("connect: the reactor may go while it waits") {
     const counted_files files;
     const bool started = GENERATE(true, false);
     auto r = std::make_unique<stream_rig>();
-    auto op = std::make_unique<by_hand<tcp_connect_operation>>(
-        *r, connect_tcp(r->io, endpoint::from_string("192.0.2.1:80")));
+    auto op =
+        std::make_unique<by_hand<tcp_connect_operation>>(*r, connect_tcp(r->io, endpoint::from_string("192.0.2.1:80")));
     if (started) r->turn();
     r.reset();
     op.reset();

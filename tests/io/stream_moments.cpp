@@ -40,8 +40,8 @@ void check_nothing_left(stream_rig& r) {
     CHECK(r.io.statistics().strays == 0);
 }
 
-/// Starts a read, has `pieces` arrive, ends the read at `when`, and reads what is left. `satisfied`: the pieces are what
-/// the read wants. Returns what the read got and what was left, in this order.
+/// Starts a read, has `pieces` arrive, ends the read at `when`, and reads what is left. `satisfied`: the pieces are
+/// what the read wants. Returns what the read got and what was left, in this order.
 template <class Make, class Get>
 std::string read_ended(stream_rig& r, test_stream& s, moment when, end how, const std::vector<std::string>& pieces,
                        bool satisfied, Make make, Get get) {

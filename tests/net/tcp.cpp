@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// TCP over the real kernel, in a network namespace: whole conversations, refusals, shortage, and many connections.
+// TCP over the real kernel, in a network namespace: whole conversations, refusals, and trouble.
 #include <cotun/coro/result.hpp>
 #include <cotun/coro/scope.hpp>
 #include <cotun/coro/timeout.hpp>
@@ -8,8 +8,8 @@
 
 #include "../io/reactors.hpp"
 #include "../support/namespace.hpp"
-#include "../support/sanitizers.hpp"
 #include "../support/scale.hpp"
+#include "plain_client.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
@@ -17,21 +17,18 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
-#include <fcntl.h>
-#include <fstream>
-#include <netinet/in.h>
 #include <optional>
 #include <random>
 #include <string>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <unistd.h>
 #include <vector>
 
 using namespace cotun;
 using namespace std::chrono_literals;
 using Catch::Matchers::ContainsSubstring;
+using cotun::test::file_limit;
+using cotun::test::plain_client;
 
 namespace {
 
@@ -160,9 +157,8 @@ TEST_CASE("tcp: every byte comes back, however it is cut", "[tcp]") {
 TEST_CASE("tcp: a connection that cannot be made says why", "[tcp]") {
     const auto io = cotun::test::over_ring();
     const ::test::own_namespace here;
-    ::test::output_of("ip link add dummy0 type dummy && ip address add 198.51.100.1/24 dev dummy0 && "
-                      "ip link set dummy0 up && ip link add v0 type veth peer name v1 && "
-                      "ip address add 192.0.2.1/24 dev v0 && ip link set v0 up && ip link set v1 up");
+    ::test::output_of("ip link add v0 type veth peer name v1 && ip address add 192.0.2.1/24 dev v0 && "
+                      "ip address add 198.51.100.1/24 dev v0 && ip link set v0 up && ip link set v1 up");
     const auto port = [](const char* text) { return endpoint::from_string(text); };
     connect_options options;
 
@@ -220,33 +216,6 @@ TEST_CASE("tcp: a listener that cannot be says why", "[tcp]") {
 // --- trouble -------------------------------------------------------------------------------------------------------
 
 namespace {
-
-// A plain socket that is connected to `to`.
-class plain_client {
-public:
-    explicit plain_client(const endpoint& to) : descriptor(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-        sockaddr_in a{};
-        a.sin_family = AF_INET;
-        a.sin_port = htons(to.port());
-        a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        if (::connect(descriptor, reinterpret_cast<const sockaddr*>(&a), sizeof a) != 0)
-            throw std::system_error(errno, std::generic_category(), "plain client");
-    }
-    plain_client(plain_client&& other) noexcept : descriptor(std::exchange(other.descriptor, -1)) {}
-    plain_client& operator=(plain_client&&) = delete;
-    ~plain_client() { close(); }
-    void close() {
-        if (descriptor >= 0) ::close(std::exchange(descriptor, -1));
-    }
-    /// Closes with a reset.
-    void reset() {
-        const linger now{1, 0};
-        setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &now, sizeof now);
-        close();
-    }
-    void send(const std::string& text) { (void)!::write(descriptor, text.data(), text.size()); }
-    int descriptor;
-};
 
 task<> accept_one(tcp_listener& from, std::optional<tcp_stream>& into) { into.emplace(co_await from.accept()); }
 
@@ -372,17 +341,7 @@ task<> accept_into(tcp_listener& from, std::vector<tcp_stream>& into, std::size_
     }
 }
 
-struct file_limit {
-    explicit file_limit(rlim_t most) {
-        getrlimit(RLIMIT_NOFILE, &before);
-        rlimit now = before;
-        now.rlim_cur = most;
-        if (most > now.rlim_max) now.rlim_max = most;
-        good = setrlimit(RLIMIT_NOFILE, &now) == 0;
-    }
-    ~file_limit() { setrlimit(RLIMIT_NOFILE, &before); }
-    rlimit before{};
-    bool good = false;
+bool good = false;
 };
 
 } // namespace
@@ -394,8 +353,7 @@ TEST_CASE("tcp: out of descriptors, accepting pauses and goes on", "[tcp]") {
     std::vector<plain_client> clients;
     for (int i = 0; i < 8; ++i) clients.emplace_back(listener.local());
     std::vector<tcp_stream> streams;
-    const int next = ::dup(0);
-    ::close(next);
+    const int next = clients.back().descriptor + 1;
     {
         const file_limit limit(static_cast<rlim_t>(next) + 3);
         const auto begin = io->statistics().passes;
@@ -412,84 +370,4 @@ TEST_CASE("tcp: out of descriptors, accepting pauses and goes on", "[tcp]") {
     io->run(accept_into(listener, streams, 8));
     CHECK(streams.size() == 8);
     CHECK(listener.statistics().accepted == 8);
-}
-
-// --- many ----------------------------------------------------------------------------------------------------------
-
-namespace {
-
-// Resident, in bytes.
-std::size_t memory() {
-    std::ifstream file("/proc/self/statm");
-    std::size_t all = 0, resident = 0;
-    file >> all >> resident;
-    return resident * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-}
-
-task<> count_echoes(tcp_stream s, std::size_t& bytes) {
-    for (;;) {
-        packet p = co_await s.receive();
-        if (!p) break;
-        bytes += p.size();
-        co_await s.write(std::move(p));
-    }
-}
-
-task<> take_all(tcp_listener& from, scope& into, std::size_t count, std::size_t& taken, std::size_t& bytes) {
-    while (taken < count) {
-        tcp_stream s = co_await from.accept();
-        into.spawn(count_echoes(std::move(s), bytes));
-        ++taken;
-    }
-}
-
-task<> until_equal(reactor& io, const std::size_t& value, std::size_t wanted) {
-    for (int i = 0; i < 20'000 && value != wanted; ++i) co_await io.sleep_for(1ms);
-}
-
-} // namespace
-
-TEST_CASE("tcp: ten thousand connections on one reactor", "[tcp][many]") {
-    if (const auto why = cotun::test::ring_refused()) SKIP(*why);
-    const std::size_t many = cotun::test::scaled(cotun::test::sanitized ? 1'000 : 10'000);
-    const file_limit limit(2 * many + 500);
-    if (!limit.good) SKIP("the limit of open files cannot be raised to " << 2 * many + 500);
-    const ::test::own_namespace here;
-    ::test::output_of("echo 4096 > /proc/sys/net/core/somaxconn");
-    reactor io({.requests = 16384});
-    tcp_listener listener = listen_tcp(io, {.local = any_port});
-    std::vector<plain_client> clients;
-    clients.reserve(many);
-    std::size_t taken = 0, echoed = 0;
-    scope all(io);
-    const std::size_t before = memory();
-    all.spawn(take_all(listener, all, many, taken, echoed));
-    while (clients.size() < many) {
-        for (std::size_t i = 0; i < 1000 && clients.size() < many; ++i) clients.emplace_back(listener.local());
-        io.run(until_equal(io, taken, clients.size()));
-    }
-    REQUIRE(taken == many);
-    const std::size_t each = (memory() - before) / many;
-    WARN(many << " idle connections: " << each << " bytes of memory each, " << io.statistics().requests_in_flight
-              << " requests in flight, " << io.statistics().small_buffers_free << " of 1024 buffers free");
-    CHECK(io.statistics().requests_in_flight <= many + 1);
-    CHECK(io.statistics().small_buffers_free == 1024 - 256);
-    if (!cotun::test::sanitized) CHECK(each < 4096);
-    for (int round = 1; round <= 2; ++round) {
-        for (plain_client& c : clients) c.send("ten bytes!");
-        io.run(until_equal(io, echoed, 10 * many * static_cast<std::size_t>(round)));
-        CHECK(echoed == 10 * many * static_cast<std::size_t>(round));
-        std::size_t good = 0;
-        for (plain_client& c : clients) {
-            std::string back(10, '\0');
-            good += ::recv(c.descriptor, back.data(), back.size(), MSG_WAITALL | MSG_DONTWAIT) == 10;
-        }
-        CHECK(good == many);
-    }
-    clients.clear();
-    const auto ended = [](scope& s) -> task<> { co_await s.join(); };
-    io.run(ended(all));
-    CHECK(io.statistics().requests_in_flight <= 1);
-    CHECK(io.statistics().overflows == 0);
-    CHECK(io.statistics().strays == 0);
 }

@@ -7,11 +7,11 @@
 // what it had taken is there for the next read. What came before an error or the end is read before that is told.
 //
 // Writes. One that fits a small buffer is copied into it, and done when it is accepted: several go out in one system
-// call. A larger one is sent from the program's memory, without a copy, and is done when the kernel has all of it; so is
-// a small one while no buffer may be had, since the peer does not take what was accepted before. Stopping a write that
-// waits its turn leaves the stream as it was. Stopping one of which a part has been sent breaks the stream: the peer
-// would take what follows for the rest. Later writes throw std::errc::connection_aborted then. Destroying a write that
-// the kernel works on waits until the kernel has let go of the memory.
+// call. A larger one is sent from the program's memory, without a copy, and is done when the kernel has all of it; so
+// is a small one while no buffer may be had, since the peer does not take what was accepted before. Stopping a write
+// that waits its turn leaves the stream as it was. Stopping one of which a part has been sent breaks the stream: the
+// peer would take what follows for the rest. Later writes throw std::errc::connection_aborted then. Destroying a write
+// that the kernel works on waits until the kernel has let go of the memory.
 //
 // Lifetime: memory that is named must outlive the await; the stream need not. Thread: the reactor's.
 // Several coroutines may read, or write, one stream; each has its turn in the order in which they came.

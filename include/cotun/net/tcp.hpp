@@ -13,10 +13,10 @@
 //
 // Reading and writing: net/stream.hpp, which also says what a stream's lifetime and bounds are.
 // Accepting: a connection that came for a waiter that was stopped or destroyed goes to the next. Out of descriptors
-// (EMFILE) or memory, the listener pauses, longer each time, and goes on by itself; it is counted. When there are as many
-// streams as the reactor allows, connections wait in the backlog.
-// Connecting: addresses are tried in turn; when none answers, the error is the last one's, and its text has all of them.
-// Stopped, an attempt is taken back; one that had succeeded wins. tcp(7).
+// (EMFILE) or memory, the listener pauses, longer each time, and goes on by itself; it is counted. When there are as
+// many streams as the reactor allows, connections wait in the backlog. Connecting: addresses are tried in turn; when
+// none answers, the error is the last one's, and its text has all of them. Stopped, an attempt is taken back; one that
+// had succeeded wins. tcp(7).
 #pragma once
 
 #include <cotun/coro/task.hpp>
