@@ -28,7 +28,10 @@
 #include <cotun/net/endpoint.hpp>
 #include <cotun/net/resolve.hpp>
 #include <cotun/net/socket_options.hpp>
+#include <cotun/net/stream.hpp>
+#include <cotun/net/tcp.hpp>
 #include <cotun/net/udp.hpp>
+#include <cotun/net/unix.hpp>
 #include <cotun/tun/device.hpp>
 #include <cotun/version.hpp>
 #include <cotun/wire/address.hpp>

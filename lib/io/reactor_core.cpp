@@ -5,6 +5,7 @@
 #include "io/inbox.hpp"
 #include "io/outbox.hpp"
 #include "io/packet_port.hpp"
+#include "io/stream_hub.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -115,10 +116,12 @@ reactor_core::reactor_core(const reactor_options& options, std::unique_ptr<ring:
 reactor_core::~reactor_core() {
     while (!roots_.empty()) roots_.front().coroutine.destroy();
     while (!ports_.empty()) ports_.back()->close_now();
+    while (!open_.empty()) open_.front().reactor_ends();
     while (!blocking_.empty()) finish_blocking(blocking_.front().number);
     settle();
     take_posted();
     while (to_call_ != nullptr) delete std::exchange(to_call_, to_call_->next);
+    streams_.reset();
     driver_.reset(); // before the pool: the kernel may write into its buffers until the ring is gone
     pool_->abandon();
 }
@@ -188,6 +191,15 @@ void reactor_core::turn() {
     after_enter();
 }
 
+void reactor_core::turn_or_end() {
+    try {
+        turn();
+    } catch (const std::system_error& refused) { // EEXIST: the ring's thread has ended; anything else is fatal
+        if (refused.code().value() != EEXIST) throw;
+        end_requests();
+    }
+}
+
 void reactor_core::end_requests() {
     requests_.end_all(ECANCELED);
     awaiting_room_.clear();
@@ -197,6 +209,7 @@ void reactor_core::after_enter() {
     if (!timers_.empty()) fire_timers();
     if (!awaiting_room_.empty()) retry_writers();
     if (polls_.awaits_room()) polls_.retry();
+    if (streams_ && streams_->awaits_room()) streams_->retry();
 }
 
 // Those that become ready meanwhile have their turn in the next pass: nobody is starved by a loop of yields.
@@ -206,12 +219,25 @@ void reactor_core::resume_ready() {
     while (!now.empty()) now.pop_front().coroutine.resume();
 }
 
-// Each port prepares its inbox and waits for room once: these lists never grow elsewhere.
 void reactor_core::add_port(packet_port& port) {
     refuse_child("opening a device or socket");
     ports_.push_back(&port);
-    for (auto* list : {&to_prepare_, &preparing_}) list->reserve(ports_.size());
+    reserve_lists();
+}
+
+// Each port prepares its inbox and waits for room once, and the hub of the streams is prepared: these lists never grow
+// elsewhere.
+void reactor_core::reserve_lists() {
+    for (auto* list : {&to_prepare_, &preparing_}) list->reserve(ports_.size() + 1);
     for (auto* list : {&awaiting_room_, &retrying_}) list->reserve(ports_.size());
+}
+
+stream_hub& reactor_core::streams() {
+    if (!streams_) {
+        reserve_lists();
+        streams_ = std::make_unique<stream_hub>(*this);
+    }
+    return *streams_;
 }
 
 void reactor_core::prepare_later(prepared& p) {
@@ -271,7 +297,8 @@ void reactor_core::arm(timer& t, clock::time_point when) {
 
 ring::token reactor_core::begin(ring::request_owner& owner, std::uint32_t cookie, bool reserved) noexcept {
     check_thread("a request");
-    if (!reserved && requests_.in_flight() + reserved_requests() >= requests_.capacity()) {
+    const unsigned kept = reserved_requests() + static_cast<unsigned>(kept_requests_);
+    if (!reserved && requests_.in_flight() + kept >= requests_.capacity()) {
         ++counters.requests_exhausted;
         return 0;
     }
@@ -399,7 +426,8 @@ void reactor_core::set_shares(size_class c) {
     const unsigned all = pool_->count(small_packets) + pool_->count(large_packets);
     const auto usable =
         static_cast<unsigned>(std::uint64_t{pool_->count(c)} * std::min(all, driver_->buffer_capacity()) / all);
-    const unsigned share = std::max(1U, usable / static_cast<unsigned>(r.all.size() + 1));
+    const unsigned sharing = static_cast<unsigned>(r.all.size()) + 1 + (c == small_packets && streams_ ? 1 : 0);
+    const unsigned share = std::max(1U, usable / sharing);
     for (inbox* reader : r.all) reader->set_share(share);
 }
 
@@ -414,6 +442,11 @@ void reactor_core::await_buffer(allocate_operation& operation, size_class c) noe
     pool_->want(c);
 }
 
+void reactor_core::await_buffer(stream_hub&) noexcept {
+    readers_[small_packets].streams_await_buffer = true;
+    pool_->want(small_packets);
+}
+
 // Readers are prepared in the order in which they ran dry; a program that allocates has its turn before them, since it
 // holds on to no more than it asked for.
 void reactor_core::on_buffer_returned(size_class c) noexcept {
@@ -425,8 +458,9 @@ void reactor_core::on_buffer_returned(size_class c) noexcept {
     } else {
         for (inbox* reader : r.awaiting_buffer) prepare_later(*reader);
         r.awaiting_buffer.clear();
+        if (std::exchange(r.streams_await_buffer, false)) prepare_later(*streams_);
     }
-    if (!r.allocations.empty() || !r.awaiting_buffer.empty()) pool_->want(c);
+    if (!r.allocations.empty() || !r.awaiting_buffer.empty() || r.streams_await_buffer) pool_->want(c);
 }
 
 packet reactor_core::try_allocate(std::size_t size) {

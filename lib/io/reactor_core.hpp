@@ -14,6 +14,7 @@
 #include <cotun/io/reactor.hpp>
 
 #include "io/helper_threads.hpp"
+#include "io/links.hpp"
 #include "io/packet_pool.hpp"
 #include "io/poll_requests.hpp"
 #include "io/signal_hub.hpp"
@@ -35,6 +36,21 @@ namespace cotun::detail {
 class inbox;
 class outbox;
 class packet_port;
+class stream_hub;
+
+struct open_kind;
+
+/// What must be closed before the reactor is gone, besides the packet ports.
+class open_end : public link<open_kind> {
+public:
+    /// Cancels, reaps and closes; turns the reactor for that.
+    virtual void close_now() = 0;
+    /// The same for good: the reactor is not to be touched after it has left its list.
+    virtual void reactor_ends() { close_now(); }
+
+protected:
+    ~open_end() = default;
+};
 
 /// Something that has work to do before the next kernel entry.
 class prepared {
@@ -86,6 +102,13 @@ public:
     void await_buffer(inbox& reader, size_class c);
     void await_buffer(allocate_operation& operation, size_class c) noexcept;
 
+    /// Requests that others may not take: as many as streams may begin at any time. `count` more, or fewer.
+    void reserve_requests(int count) noexcept { kept_requests_ += count; }
+    /// What the streams share; made with the first.
+    stream_hub& streams();
+    void await_buffer(stream_hub& hub) noexcept;
+    void add_open(open_end& end) noexcept { open_.push_back(end); }
+
     void add_port(packet_port& port);
     void remove_port(packet_port& port) noexcept;
 
@@ -125,6 +148,8 @@ public:
     /// The kernel's half of a pass, for those who must wait for it synchronously: waits for a completion or a timer,
     /// and resumes nobody.
     void turn();
+    /// turn(), or end_requests() where that cannot be.
+    void turn_or_end();
     /// The driver cannot be entered any more: the thread that the ring belonged to has ended, and its requests with it
     /// (the kernel sees to that). Tells their owners.
     void end_requests();
@@ -160,6 +185,7 @@ private:
     void check_thread(const char* what, int runner) const noexcept;
     // One is for the poll of signals.
     unsigned reserved_requests() const noexcept { return requests_.capacity() / 4 + 1; }
+    void reserve_lists();
     void set_shares(size_class c);
     void on_buffer_returned(size_class c) noexcept override;
 
@@ -180,9 +206,13 @@ private:
     std::vector<outbox*> awaiting_room_;
     std::vector<outbox*> retrying_;
     std::vector<packet_port*> ports_;
+    link_list<open_end, open_kind> open_;
+    std::unique_ptr<stream_hub> streams_;
+    int kept_requests_ = 0;
     struct readers_of_class {
         std::vector<inbox*> all;
         std::vector<inbox*> awaiting_buffer;
+        bool streams_await_buffer = false;
         waiter_list allocations;
     };
     std::array<readers_of_class, size_classes> readers_;

@@ -57,7 +57,9 @@ struct completion {
 enum class feature : std::uint8_t {
     read_multishot,    // Linux 6.7
     receive_multishot, // Linux 6.0
+    accept_multishot,  // Linux 5.19
 };
+inline constexpr std::size_t features = 3;
 
 struct driver_statistics {
     std::uint64_t enters = 0;         // kernel entries
@@ -101,6 +103,12 @@ public:
     /// Of `shape` only the sizes msg_namelen and msg_controllen count; it must live until the next enter(). A filled
     /// buffer begins with the kernel's struct io_uring_recvmsg_out, then that much name, control data, and the payload.
     virtual void receive_multishot(token, file, const msghdr& shape, std::uint16_t group) noexcept = 0;
+    /// Bytes of a stream, into a buffer of the group: once, or whenever some come. 0: the peer has shut down its side.
+    virtual void receive(token, file, std::uint16_t group, bool multishot) noexcept = 0;
+    /// The result is a descriptor, which is the caller's; close-on-exec.
+    virtual void accept(token, file, bool multishot) noexcept = 0;
+    /// `address` must live until the last completion.
+    virtual void connect(token, file, const sockaddr* address, socklen_t size) noexcept = 0;
     /// `events`: POLLIN, POLLOUT...; the result is what occurred.
     virtual void poll(token, file, short events, bool multishot) noexcept = 0;
     virtual void write(token, file, std::span<const std::byte>) noexcept = 0;
@@ -119,6 +127,8 @@ public:
     virtual ssize_t unsent_bytes(file) noexcept = 0;
     /// The error that waits on the socket (SO_ERROR), which is thereby over; 0: none.
     virtual int take_error(file) noexcept = 0;
+    /// shutdown(2) of the sending side. Returns 0 or a negative errno.
+    virtual int shutdown_send(file) noexcept = 0;
 
     /// Hands over what was queued and fills `out` with completions. Waits until there is one, a wake(), or `deadline`
     /// (none: for ever), unless `wait` is false. Returns how many were filled. Throws std::system_error when the ring

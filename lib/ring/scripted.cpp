@@ -36,9 +36,13 @@ void scripted::complete(token name, std::int32_t result, bool more) {
 bool scripted::deliver(int descriptor, std::span<const std::byte> bytes, bool last, std::span<const std::byte> sender,
                        std::span<const std::byte> control) {
     request* r = find(kind::read_multishot, descriptor);
-    const bool datagram = r == nullptr;
+    bool datagram = r == nullptr;
     if (datagram) r = find(kind::receive_multishot, descriptor);
+    const bool stream = r == nullptr;
+    if (stream) r = find(kind::receive, descriptor);
     if (r == nullptr) return false;
+    datagram = datagram && !stream;
+    last = last || !r->multishot;
     std::deque<group_buffer>& group = groups_.at(r->group);
     if (group.empty()) {
         complete(r->name, -ENOBUFS);
@@ -73,7 +77,7 @@ bool scripted::deliver(int descriptor, std::span<const std::byte> bytes, bool la
 }
 
 bool scripted::end(int descriptor, int error) {
-    for (const kind what : {kind::read_multishot, kind::receive_multishot, kind::poll})
+    for (const kind what : {kind::read_multishot, kind::receive_multishot, kind::receive, kind::poll})
         if (request* r = find(what, descriptor)) {
             complete(r->name, -error);
             return true;
@@ -97,20 +101,14 @@ void scripted::provide(std::uint16_t group, std::span<const group_buffer> buffer
 
 void scripted::remove_group(std::uint16_t group) noexcept {
     for (const request& r : in_flight)
-        if ((r.what == kind::read_multishot || r.what == kind::receive_multishot) && r.group == group)
+        if ((r.what == kind::read_multishot || r.what == kind::receive_multishot || r.what == kind::receive) &&
+            r.group == group)
             std::terminate(); // the kernel would still write into its buffers
     groups_.erase(group);
 }
 
 void scripted::read_multishot(token name, file f, std::uint16_t group) noexcept {
-    queue({.name = name,
-           .what = kind::read_multishot,
-           .descriptor = f.descriptor,
-           .group = group,
-           .multishot = true,
-           .bytes = {},
-           .address = {},
-           .control = {}});
+    queue({.name = name, .what = kind::read_multishot, .descriptor = f.descriptor, .group = group, .multishot = true});
 }
 
 void scripted::receive_multishot(token name, file f, const msghdr& shape, std::uint16_t group) noexcept {
@@ -119,31 +117,33 @@ void scripted::receive_multishot(token name, file f, const msghdr& shape, std::u
            .descriptor = f.descriptor,
            .group = group,
            .multishot = true,
-           .bytes = {},
-           .address = {},
-           .control = {},
            .name_size = shape.msg_namelen,
            .control_size = shape.msg_controllen});
 }
 
+void scripted::receive(token name, file f, std::uint16_t group, bool multishot) noexcept {
+    queue({.name = name, .what = kind::receive, .descriptor = f.descriptor, .group = group, .multishot = multishot});
+}
+
+void scripted::accept(token name, file f, bool multishot) noexcept {
+    queue({.name = name, .what = kind::accept, .descriptor = f.descriptor, .multishot = multishot});
+}
+
+void scripted::connect(token name, file f, const sockaddr* address, socklen_t size) noexcept {
+    const auto* from = reinterpret_cast<const std::byte*>(address);
+    queue({.name = name, .what = kind::connect, .descriptor = f.descriptor, .address = {from, from + size}});
+}
+
 void scripted::poll(token name, file f, short events, bool multishot) noexcept {
-    queue({.name = name,
-           .what = kind::poll,
-           .descriptor = f.descriptor,
-           .multishot = multishot,
-           .events = events,
-           .bytes = {},
-           .address = {},
-           .control = {}});
+    queue({.name = name, .what = kind::poll, .descriptor = f.descriptor, .multishot = multishot, .events = events});
 }
 
 void scripted::write(token name, file f, std::span<const std::byte> bytes) noexcept {
-    queue(
-        {.name = name, .what = kind::write, .descriptor = f.descriptor, .bytes = bytes, .address = {}, .control = {}});
+    queue({.name = name, .what = kind::write, .descriptor = f.descriptor, .bytes = bytes});
 }
 
 void scripted::send(token name, file f, std::span<const std::byte> bytes) noexcept {
-    queue({.name = name, .what = kind::send, .descriptor = f.descriptor, .bytes = bytes, .address = {}, .control = {}});
+    queue({.name = name, .what = kind::send, .descriptor = f.descriptor, .bytes = bytes});
 }
 
 void scripted::send_message(token name, file f, const msghdr& message) noexcept {
@@ -154,7 +154,8 @@ void scripted::send_message(token name, file f, const msghdr& message) noexcept 
            .descriptor = f.descriptor,
            .bytes = {static_cast<const std::byte*>(message.msg_iov->iov_base), message.msg_iov->iov_len},
            .address = {from, from + message.msg_namelen},
-           .control = {told, told + message.msg_controllen}});
+           .control = {told, told + message.msg_controllen},
+           .pieces = {message.msg_iov, message.msg_iov + message.msg_iovlen}});
 }
 
 void scripted::cancel(token name) noexcept { cancels_.push_back(name); }
@@ -195,6 +196,13 @@ int scripted::take_error(file f) noexcept {
     return error == pending_error.end() ? 0 : std::exchange(error->second, 0);
 }
 
+std::size_t scripted::total(const request& r) {
+    if (r.pieces.empty()) return r.bytes.size();
+    std::size_t all = 0;
+    for (const iovec& piece : r.pieces) all += piece.iov_len;
+    return all;
+}
+
 void scripted::submit() {
     if (in_flight.size() + queued_.size() > requests_)
         throw std::logic_error("scripted: more requests than capacity()");
@@ -204,13 +212,15 @@ void scripted::submit() {
         in_flight.push_back(std::move(queued_.front()));
         ++statistics_.submissions;
         const request& r = in_flight.back();
-        const bool reads = what == kind::read_multishot || what == kind::receive_multishot;
+        const bool reads = what == kind::read_multishot || what == kind::receive_multishot || what == kind::receive;
         const bool writes = what == kind::write || what == kind::send || what == kind::send_message;
         if (reads && groups_.at(r.group).empty()) complete(name, -ENOBUFS);
-        if (writes && writes_complete) complete(name, static_cast<std::int32_t>(r.bytes.size()));
+        if (writes && writes_complete) complete(name, static_cast<std::int32_t>(total(r)));
     }
-    for (; !cancels_.empty(); cancels_.pop_front())
-        if (find(cancels_.front()) != nullptr) complete(cancels_.front(), -ECANCELED);
+    for (; !cancels_.empty(); cancels_.pop_front()) {
+        cancelled.push_back(cancels_.front());
+        if (cancels_answered && find(cancels_.front()) != nullptr) complete(cancels_.front(), -ECANCELED);
+    }
 }
 
 std::size_t scripted::enter(bool wait, std::optional<clock::time_point> deadline, std::span<completion> out) {

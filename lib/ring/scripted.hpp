@@ -18,13 +18,24 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <sys/uio.h>
 #include <vector>
 
 namespace cotun::ring {
 
 class scripted final : public driver {
 public:
-    enum class kind : std::uint8_t { read_multishot, receive_multishot, poll, write, send, send_message };
+    enum class kind : std::uint8_t {
+        read_multishot,
+        receive_multishot,
+        receive,
+        accept,
+        connect,
+        poll,
+        write,
+        send,
+        send_message
+    };
 
     struct request {
         token name;
@@ -33,11 +44,12 @@ public:
         std::uint16_t group = 0;
         bool multishot = false;
         short events = 0;
-        std::span<const std::byte> bytes; // of a write or send: the caller's memory, until it is completed
-        std::vector<std::byte> address;   // of send_message
-        std::vector<std::byte> control;   // of send_message
-        std::size_t name_size = 0;        // of receive_multishot
-        std::size_t control_size = 0;     // of receive_multishot
+        std::span<const std::byte> bytes{}; // of a write or send: the caller's memory, until it is completed
+        std::vector<std::byte> address{};   // of send_message and connect
+        std::vector<std::byte> control{};   // of send_message
+        std::vector<iovec> pieces{};        // of send_message
+        std::size_t name_size = 0;          // of receive_multishot
+        std::size_t control_size = 0;       // of receive_multishot
     };
 
     explicit scripted(unsigned requests = 64, unsigned buffers = 4096) : requests_(requests), buffers_(buffers) {}
@@ -45,6 +57,7 @@ public:
     // --- the test's side ------------------------------------------------------------------------------------------
 
     std::deque<request> in_flight;
+    std::vector<token> cancelled; // all that were asked to end, in order
     std::function<void(scripted&)> idle;
     /// Writes and sends complete by themselves, with success, in the enter that submits them.
     bool writes_complete = true;
@@ -58,11 +71,15 @@ public:
     std::map<int, std::deque<immediate>> immediates;
     std::map<int, ssize_t> unsent;
     std::map<int, int> pending_error;
-    std::array<bool, 2> supported{true, true};
+    std::vector<int> shut_down;   // descriptors whose sending side was
+    bool cancels_answered = true; // else cancelled requests wait for the test to complete them
+    std::array<bool, features> supported{true, true, true};
     int refuse_groups = 0; // an errno: add_group() throws it
 
     request* find(kind what, int descriptor);
     request* find(token name);
+    /// The bytes that a write or send would write.
+    static std::size_t total(const request& r);
     /// Completes a request; it is over unless `more`.
     void complete(token name, std::int32_t result, bool more = false);
     /// Fills the next buffer of the multishot on `descriptor`. False, with ENOBUFS, if its group is empty, or if none
@@ -88,6 +105,9 @@ public:
     void remove_group(std::uint16_t group) noexcept override;
     void read_multishot(token, file, std::uint16_t group) noexcept override;
     void receive_multishot(token, file, const msghdr&, std::uint16_t group) noexcept override;
+    void receive(token, file, std::uint16_t group, bool multishot) noexcept override;
+    void accept(token, file, bool multishot) noexcept override;
+    void connect(token, file, const sockaddr*, socklen_t) noexcept override;
     void poll(token, file, short events, bool multishot) noexcept override;
     void write(token, file, std::span<const std::byte>) noexcept override;
     void send(token, file, std::span<const std::byte>) noexcept override;
@@ -97,6 +117,10 @@ public:
     ssize_t receive_now(file, msghdr&) noexcept override;
     ssize_t unsent_bytes(file) noexcept override;
     int take_error(file) noexcept override;
+    int shutdown_send(file f) noexcept override {
+        shut_down.push_back(f.descriptor);
+        return 0;
+    }
     std::size_t enter(bool wait, std::optional<clock::time_point> deadline, std::span<completion>) override;
     void wake() noexcept override { woken_.store(true); }
     clock::time_point now() noexcept override { return now_; }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ring/uring.hpp"
 
+#include "ring/at_once.hpp"
 #include "ring/entry.hpp"
 #include "ring/gathering.hpp"
 #include "ring/kernel.hpp"
@@ -14,10 +15,8 @@
 #include <cerrno>
 #include <cstring>
 #include <liburing.h>
-#include <linux/sockios.h>
 #include <string>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -59,7 +58,7 @@ struct buffer_group {
     unsigned entries = 0;
 };
 
-class uring final : public driver {
+class uring final : public at_once {
 public:
     explicit uring(const uring_options& options);
     ~uring() override;
@@ -78,16 +77,14 @@ public:
 
     void read_multishot(token, file, std::uint16_t group) noexcept override;
     void receive_multishot(token, file, const msghdr&, std::uint16_t group) noexcept override;
+    void receive(token, file, std::uint16_t group, bool multishot) noexcept override;
+    void accept(token, file, bool multishot) noexcept override;
+    void connect(token, file, const sockaddr*, socklen_t) noexcept override;
     void poll(token, file, short events, bool multishot) noexcept override;
     void write(token, file, std::span<const std::byte>) noexcept override;
     void send(token, file, std::span<const std::byte>) noexcept override;
     void send_message(token, file, const msghdr&) noexcept override;
     void cancel(token) noexcept override;
-
-    ssize_t read_now(file, std::span<std::byte>) noexcept override;
-    ssize_t receive_now(file, msghdr&) noexcept override;
-    ssize_t unsent_bytes(file) noexcept override;
-    int take_error(file) noexcept override;
 
     std::size_t enter(bool wait, std::optional<clock::time_point> deadline, std::span<completion>) override;
     void wake() noexcept override;
@@ -118,7 +115,7 @@ private:
     unsigned buffers_ = 0;
     int wake_fd_ = -1;
     std::uint64_t wake_count_ = 0; // where the kernel puts what it read from wake_fd_
-    std::array<bool, 2> supported_{true, true};
+    std::array<bool, features> supported_{true, true, true};
     std::vector<buffer_group> groups_;
     std::vector<int> free_files_;
     unsigned fruitless_enters_ = 0;
@@ -321,6 +318,25 @@ void uring::receive_multishot(token request, file f, const msghdr& shape, std::u
     entry.ioprio = IORING_RECV_MULTISHOT;
 }
 
+void uring::receive(token request, file f, std::uint16_t group, bool multishot) noexcept {
+    io_uring_sqe& entry = prepare(IORING_OP_RECV, f, request);
+    entry.flags |= IOSQE_BUFFER_SELECT;
+    entry.buf_group = group; // and no length: the buffer's
+    entry.ioprio = multishot ? IORING_RECV_MULTISHOT : 0;
+}
+
+void uring::accept(token request, file f, bool multishot) noexcept {
+    io_uring_sqe& entry = prepare(IORING_OP_ACCEPT, f, request);
+    entry.accept_flags = SOCK_CLOEXEC;
+    entry.ioprio = multishot ? IORING_ACCEPT_MULTISHOT : 0;
+}
+
+void uring::connect(token request, file f, const sockaddr* address, socklen_t size) noexcept {
+    io_uring_sqe& entry = prepare(IORING_OP_CONNECT, f, request);
+    entry.addr = reinterpret_cast<std::uintptr_t>(address);
+    entry.off = size;
+}
+
 void uring::poll(token request, file f, short events, bool multishot) noexcept {
     io_uring_sqe& entry = prepare(IORING_OP_POLL_ADD, f, request);
     auto mask = static_cast<std::uint32_t>(static_cast<unsigned short>(events));
@@ -352,27 +368,6 @@ void uring::cancel(token request) noexcept {
     io_uring_sqe& entry = prepare(IORING_OP_ASYNC_CANCEL, file{}, ignored_token);
     entry.addr = request;
     entry.flags = IOSQE_CQE_SKIP_SUCCESS;
-}
-
-ssize_t uring::read_now(file f, std::span<std::byte> into) noexcept {
-    const ssize_t result = ::read(f.descriptor, into.data(), into.size());
-    return result < 0 ? -errno : result;
-}
-
-ssize_t uring::receive_now(file f, msghdr& message) noexcept {
-    const ssize_t result = ::recvmsg(f.descriptor, &message, MSG_DONTWAIT);
-    return result < 0 ? -errno : result;
-}
-
-ssize_t uring::unsent_bytes(file f) noexcept {
-    int bytes = 0;
-    return ioctl(f.descriptor, SIOCOUTQ, &bytes) < 0 ? -errno : bytes;
-}
-
-int uring::take_error(file f) noexcept {
-    int error = 0;
-    socklen_t size = sizeof error;
-    return getsockopt(f.descriptor, SOL_SOCKET, SO_ERROR, &error, &size) < 0 ? errno : error;
 }
 
 // One read of the eventfd is always in flight. It blocks nobody: the descriptor can be polled.

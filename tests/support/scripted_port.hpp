@@ -210,7 +210,7 @@ public:
 private:
     rig(const rig_options& options, std::unique_ptr<ring::scripted> driver)
         : kernel(*driver), io(make_core(options, std::move(driver))) {
-        kernel.supported = {options.multishot, options.multishot};
+        kernel.supported = {options.multishot, options.multishot, options.multishot};
         io.spawn(stay(io)); // so that run() goes on when every other task has ended
     }
     static std::unique_ptr<detail::reactor_core> make_core(const rig_options& options,

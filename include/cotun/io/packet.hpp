@@ -41,6 +41,7 @@ struct alignas(64) packet_slot {
     std::uint8_t origin_size = 0;
     ancillary_state ancillary = ancillary_state::none;
     std::array<std::byte, 28> origin{}; // a struct sockaddr_in or sockaddr_in6
+    std::uint16_t next = 0;             // of the slot behind it in a stream's queue
 };
 static_assert(sizeof(packet_slot) == 64);
 

@@ -59,4 +59,12 @@ struct write_statistics {
     }
 };
 
+/// A listener.
+struct accept_statistics {
+    std::uint64_t accepted = 0;
+    std::uint64_t exhausted = 0; // times that descriptors or memory were short (EMFILE...): it paused, and went on
+    std::uint64_t failed = 0;    // connections that ended before they were accepted, or that a firewall refused
+    std::uint64_t admissions_awaited = 0; // times that a connection waited, since there were as many streams as may be
+};
+
 } // namespace cotun

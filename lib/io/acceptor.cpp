@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "io/acceptor.hpp"
+
+#include "io/fail.hpp"
+#include "io/stream_hub.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <fmt/format.h>
+#include <unistd.h>
+#include <utility>
+
+namespace cotun::detail {
+
+acceptor::acceptor(reactor_core& core, int descriptor, std::string name)
+    : core_(&core),
+      descriptor_(descriptor),
+      name_(std::move(name)),
+      multishot_(core.driver().supports(ring::feature::accept_multishot)) {
+    core.streams();
+    core.add_open(*this);
+}
+
+acceptor::~acceptor() {
+    if (descriptor_ >= 0) close_now();
+}
+
+// --- those who wait ------------------------------------------------------------------------------------------------
+
+bool acceptor::try_take(accept_waiter& w) noexcept {
+    if (failure_ != 0 || closing_) {
+        w.failure_ = closing_ ? ECANCELED : failure_;
+        return true;
+    }
+    if (!waiters_.empty() || accepted_.empty()) return false;
+    try {
+        if (!core_->streams().admit()) return false;
+    } catch (const std::system_error& refused) { // no memory for buffers
+        w.failure_ = refused.code().value();
+        return true;
+    }
+    w.descriptor_ = accepted_.front();
+    accepted_.pop_front();
+    return true;
+}
+
+void acceptor::wait(accept_waiter& w) noexcept {
+    waiters_.push_back(w);
+    serve();
+    arm();
+}
+
+void acceptor::serve() noexcept {
+    while (!waiters_.empty() && !accepted_.empty()) {
+        auto& w = static_cast<accept_waiter&>(waiters_.front());
+        try {
+            if (!core_->streams().admit()) {
+                ++statistics_.admissions_awaited;
+                return core_->streams().await_admission(*this);
+            }
+            w.descriptor_ = accepted_.front();
+            accepted_.pop_front();
+        } catch (const std::system_error& refused) {
+            w.failure_ = refused.code().value();
+        }
+        core_->make_ready(w);
+    }
+    arm();
+}
+
+void acceptor::put_back(int descriptor) noexcept {
+    if (core_ != nullptr) core_->streams().dismiss();
+    if (closing_) {
+        ::close(descriptor);
+        return;
+    }
+    accepted_.push_front(descriptor);
+    serve();
+}
+
+void acceptor::throw_failure(int error) const {
+    const char* why = error == ECANCELED ? "the listener was closed by this program"
+                      : error == ENOMEM  ? "no memory for receive buffers: raise `ulimit -l`"
+                      : error == EINVAL  ? "the socket does not listen any more"
+                                         : "the kernel refused";
+    detail::fail(error, fmt::format("{}: accepting: {}", name_, why));
+}
+
+void acceptor::fail(int error) noexcept {
+    failure_ = error;
+    while (!waiters_.empty()) {
+        auto& w = static_cast<accept_waiter&>(waiters_.front());
+        w.failure_ = error;
+        core_->make_ready(w);
+    }
+}
+
+// --- the kernel's side ---------------------------------------------------------------------------------------------
+
+void acceptor::arm() noexcept {
+    if (request_ != 0 || armed() || closing_ || failure_ != 0 || waiters_.empty() || !accepted_.empty()) return;
+    request_ = core_->begin(*this, 0, true);
+    if (request_ == 0) return core_->arm(*this, core_->now() + first_pause); // all in flight: never seen
+    cancelled_ = false;
+    armed_multishot_ = multishot_;
+    core_->driver().accept(request_, {descriptor_, -1}, multishot_);
+}
+
+void acceptor::cancel() noexcept {
+    if (request_ != 0 && !std::exchange(cancelled_, true)) core_->driver().cancel(request_);
+}
+
+void acceptor::on_completion(std::uint32_t, const ring::completion& done) {
+    if (!done.more) request_ = 0;
+    if (done.result >= 0) {
+        if (closing_) {
+            ::close(done.result);
+        } else {
+            ++statistics_.accepted;
+            pause_ = std::chrono::milliseconds(0);
+            accepted_.push_back(done.result);
+        }
+    } else if (!closing_) {
+        ended(-done.result);
+    }
+    if (closing_) {
+        if (request_ == 0) finish_close();
+        return;
+    }
+    serve();
+    if (accepted_.size() >= bound) cancel();
+}
+
+void acceptor::ended(int error) {
+    switch (error) {
+    case ECANCELED:
+        if (cancelled_) return;
+        break;
+    case EINVAL:
+        if (!armed_multishot_) break;
+        multishot_ = false;
+        core_->driver().lacks(ring::feature::accept_multishot);
+        return;
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+    case ENOBUFS: ++statistics_.exhausted; break;
+    default: ++statistics_.failed;
+    }
+    if (is_final(error) || error == EINVAL) return fail(error);
+    pause_ = std::clamp(2 * pause_, first_pause, longest_pause);
+    core_->arm(*this, core_->now() + pause_);
+}
+
+// --- the end -------------------------------------------------------------------------------------------------------
+
+void acceptor::begin_close() noexcept {
+    if (std::exchange(closing_, true)) return;
+    core_->disarm(*this);
+    fail(ECANCELED);
+    static_cast<link<admission_kind>&>(*this).leave();
+    while (!accepted_.empty()) {
+        ::close(accepted_.front());
+        accepted_.pop_front();
+    }
+    cancel();
+    if (request_ == 0) finish_close();
+}
+
+void acceptor::finish_close() noexcept {
+    ::close(std::exchange(descriptor_, -1));
+    while (!closers_.empty()) core_->make_ready(closers_.front());
+}
+
+void acceptor::close_now() {
+    begin_close();
+    while (descriptor_ >= 0) core_->turn_or_end();
+}
+
+void acceptor::reactor_ends() {
+    close_now();
+    static_cast<link<open_kind>&>(*this).leave();
+    core_ = nullptr;
+}
+
+namespace {
+
+struct closing_wait : waiter {
+    explicit closing_wait(waiter_list& list) noexcept : closers(&list) {}
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> who) noexcept {
+        coroutine = who;
+        closers->push_back(*this);
+    }
+    void await_resume() const noexcept {}
+    waiter_list* closers;
+};
+
+} // namespace
+
+task<> acceptor::close(counted<acceptor> of) {
+    of->begin_close();
+    if (of->descriptor_ < 0) co_return;
+    closing_wait wait(of->closers_);
+    co_await wait;
+}
+
+// --- what waits ----------------------------------------------------------------------------------------------------
+
+accept_waiter::~accept_waiter() {
+    unlink();
+    if (descriptor_ >= 0) from_->put_back(std::exchange(descriptor_, -1));
+    if (holds_) from_->drop();
+}
+
+bool accept_waiter::await_ready() noexcept { return from_->try_take(*this); }
+
+bool accept_waiter::suspend(std::coroutine_handle<> who, const await_context& context) {
+    if (!start_waiting(who, from_->core(), context.stop)) return false;
+    holds_ = true;
+    from_->hold();
+    from_->wait(*this);
+    return true;
+}
+
+int accept_waiter::take() {
+    throw_if_stopped();
+    if (failure_ != 0) from_->throw_failure(failure_);
+    return std::exchange(descriptor_, -1);
+}
+
+void accept_waiter::put_back(int descriptor) noexcept { from_->put_back(descriptor); }
+
+} // namespace cotun::detail

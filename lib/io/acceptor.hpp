@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// acceptor: a listening socket.
+//
+// An accept is in flight, multishot where the kernel can, once somebody has waited, and while fewer than `bound`
+// connections wait to be taken; then it is cancelled, and the kernel's backlog holds the others. It is armed again when
+// they have been taken. So the program holds `bound` and, at the worst, one backlog.
+//
+// Out of descriptors or memory, accepting pauses, longer each time, and goes on; other failures are a connection's own,
+// which ended before it was accepted, and do not matter to the next.
+#pragma once
+
+#include <cotun/coro/task.hpp>
+#include <cotun/coro/timer.hpp>
+#include <cotun/coro/waiter.hpp>
+#include <cotun/io/accept_operation.hpp>
+#include <cotun/io/statistics.hpp>
+
+#include "io/counted.hpp"
+#include "io/links.hpp"
+#include "io/reactor_core.hpp"
+#include "ring/requests.hpp"
+
+#include <chrono>
+#include <deque>
+#include <string>
+
+namespace cotun::detail {
+
+struct admission_kind;
+
+class acceptor final : public open_end, public ring::request_owner, public link<admission_kind>, timer {
+public:
+    static constexpr unsigned bound = 64;
+    static constexpr std::chrono::milliseconds first_pause{10};
+    static constexpr std::chrono::milliseconds longest_pause{1000};
+
+    /// Takes the descriptor. `name`: what errors call it.
+    acceptor(reactor_core& core, int descriptor, std::string name);
+
+    reactor_core& core() noexcept { return *core_; }
+    int descriptor() const noexcept { return descriptor_; }
+    const std::string& name() const noexcept { return name_; }
+    const accept_statistics& statistics() const noexcept { return statistics_; }
+    bool uses_multishot() const noexcept { return multishot_; }
+
+    // --- for those who wait ---------------------------------------------------------------------------------------
+
+    bool try_take(accept_waiter& w) noexcept;
+    void wait(accept_waiter& w) noexcept;
+    void put_back(int descriptor) noexcept;
+    [[noreturn]] void throw_failure(int error) const;
+    /// Gives what has been accepted to those who wait.
+    void serve() noexcept;
+
+    void close_now() override;
+    void reactor_ends() override;
+    static task<> close(counted<acceptor> of);
+    void hold() noexcept { ++references_; }
+    void drop() noexcept {
+        if (--references_ == 0) delete this;
+    }
+
+    void on_completion(std::uint32_t cookie, const ring::completion& done) override;
+
+private:
+    ~acceptor();
+    void on_time() override { arm(); }
+    void arm() noexcept;
+    void cancel() noexcept;
+    void ended(int error);
+    void fail(int error) noexcept;
+    void begin_close() noexcept;
+    void finish_close() noexcept;
+
+    reactor_core* core_;
+    int descriptor_;
+    std::string name_;
+    bool multishot_;
+    bool armed_multishot_ = false;
+    bool cancelled_ = false;
+    bool closing_ = false;
+    int failure_ = 0;
+    std::chrono::milliseconds pause_{0}; // of the last failure; 0: the last was accepted
+    unsigned references_ = 0;
+    ring::token request_ = 0;
+    std::deque<int> accepted_;
+    waiter_list waiters_;
+    waiter_list closers_;
+    accept_statistics statistics_;
+};
+
+} // namespace cotun::detail

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "io/connector.hpp"
+
+#include "io/fail.hpp"
+#include "io/stream_hub.hpp"
+
+#include <cerrno>
+#include <fmt/format.h>
+#include <system_error>
+#include <unistd.h>
+#include <utility>
+
+namespace cotun::detail {
+
+connector::~connector() {
+    close_descriptor();
+    if (core_ == nullptr) return;
+    core_->disarm(*this);
+    if (admitted_) core_->streams().dismiss();
+}
+
+void connector::close_descriptor() noexcept {
+    if (descriptor_ >= 0) ::close(std::exchange(descriptor_, -1));
+}
+
+void connector::note(int error, const std::string& text) {
+    error_ = error;
+    failures_ += (failures_.empty() ? "" : "; ") + text;
+}
+
+bool connector::start(connect_waiter& w) noexcept {
+    started_ = true;
+    try {
+        stream_hub& hub = core_->streams();
+        admitted_ = hub.admit();
+        if (!admitted_) {
+            note(ENOBUFS, fmt::format("connecting: {} streams are as many as {} requests allow; raise "
+                                      "reactor_options::requests, or close some",
+                                      hub.streams(), core_->driver().capacity()));
+            return false;
+        }
+    } catch (const std::system_error& refused) {
+        note(refused.code().value(), refused.what());
+        return false;
+    }
+    waiting_ = &w;
+    core_->add_open(*this);
+    if (try_next()) return true;
+    waiting_ = nullptr;
+    return false;
+}
+
+// False: there is none.
+bool connector::try_next() noexcept {
+    for (;;) {
+        try {
+            close_descriptor();
+            const target to = next(descriptor_);
+            if (to.address == nullptr) return false;
+            request_ = core_->begin(*this, 0);
+            if (request_ == 0) {
+                note(EAGAIN, "connecting: all requests of the reactor are in flight; raise reactor_options::requests");
+                return false;
+            }
+            cancelled_ = timed_out_ = false;
+            if (attempt_.count() > 0) core_->arm(*this, core_->now() + attempt_);
+            core_->driver().connect(request_, {descriptor_, -1}, to.address, to.size);
+            return true;
+        } catch (const std::system_error& refused) {
+            note(refused.code().value(), refused.what());
+        }
+    }
+}
+
+void connector::on_time() {
+    timed_out_ = true;
+    if (request_ != 0 && !std::exchange(cancelled_, true)) core_->driver().cancel(request_);
+}
+
+void connector::stop() noexcept {
+    stopping_ = true;
+    if (request_ != 0 && !std::exchange(cancelled_, true)) core_->driver().cancel(request_);
+}
+
+void connector::on_completion(std::uint32_t, const ring::completion& done) {
+    request_ = 0;
+    core_->disarm(*this);
+    connected_ = done.result == 0;
+    if (connected_) return end();
+    const bool asked = done.result == -ECANCELED && cancelled_;
+    if (stopping_) {
+        error_ = ECANCELED;
+        return end();
+    }
+    const int error = asked && timed_out_ ? ETIMEDOUT : -done.result;
+    note(error, attempt_failed(error));
+    if (!try_next()) end();
+}
+
+void connector::end() noexcept {
+    if (waiting_ == nullptr) {
+        delete this;
+        return;
+    }
+    core_->make_ready(*std::exchange(waiting_, nullptr));
+}
+
+int connector::take() {
+    if (!connected_ && stopping_) throw_stopped();
+    if (!connected_ && failures_.empty()) fail(EDESTADDRREQ, "connecting: there is no address to connect to");
+    if (!connected_) fail(error_, failures_);
+    admitted_ = false; // the stream's
+    return std::exchange(descriptor_, -1);
+}
+
+void connector::abandon() noexcept {
+    if (request_ == 0) {
+        delete this;
+        return;
+    }
+    waiting_ = nullptr;
+    stop();
+}
+
+// Called until it has left.
+void connector::reactor_ends() {
+    stop();
+    if (request_ != 0) return core_->turn_or_end(); // which may destroy this
+    static_cast<link<open_kind>&>(*this).leave();
+    close_descriptor();
+    if (std::exchange(admitted_, false)) core_->streams().dismiss();
+    connected_ = false;
+    core_ = nullptr;
+}
+
+// --- what waits ----------------------------------------------------------------------------------------------------
+
+connect_waiter::~connect_waiter() {
+    unlink();
+    if (of_ != nullptr) of_->abandon();
+}
+
+bool connect_waiter::suspend(std::coroutine_handle<> who, const await_context& context) {
+    coroutine = who;
+    if (context.stop != nullptr && context.stop->requested()) {
+        of_->stop();
+        return false;
+    }
+    if (!of_->start(*this)) return false;
+    if (context.stop != nullptr) context.stop->link(*this);
+    return true;
+}
+
+void connect_waiter::on_stop() noexcept {
+    if (!is_ready()) of_->stop();
+}
+
+int connect_waiter::take() { return of_->take(); }
+
+} // namespace cotun::detail

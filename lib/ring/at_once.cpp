@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ring/at_once.hpp"
+
+#include <cerrno>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+namespace cotun::ring {
+
+ssize_t at_once::read_now(file f, std::span<std::byte> into) noexcept {
+    const ssize_t result = ::read(f.descriptor, into.data(), into.size());
+    return result < 0 ? -errno : result;
+}
+
+ssize_t at_once::receive_now(file f, msghdr& message) noexcept {
+    const ssize_t result = ::recvmsg(f.descriptor, &message, MSG_DONTWAIT);
+    return result < 0 ? -errno : result;
+}
+
+ssize_t at_once::unsent_bytes(file f) noexcept {
+    int bytes = 0;
+    return ioctl(f.descriptor, SIOCOUTQ, &bytes) < 0 ? -errno : bytes;
+}
+
+int at_once::take_error(file f) noexcept {
+    int error = 0;
+    socklen_t size = sizeof error;
+    return getsockopt(f.descriptor, SOL_SOCKET, SO_ERROR, &error, &size) < 0 ? errno : error;
+}
+
+int at_once::shutdown_send(file f) noexcept { return ::shutdown(f.descriptor, SHUT_WR) < 0 ? -errno : 0; }
+
+} // namespace cotun::ring

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Accepting and connecting over the scripted driver: every step of a wait's life, and trouble.
+#include "../support/scripted_stream.hpp"
+
+#include <cotun/net/tcp.hpp>
+
+#include "../support/process.hpp"
+#include "io/acceptor.hpp"
+
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+#include <catch2/matchers/catch_matchers_string.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <vector>
+
+using namespace cotun;
+using namespace cotun::test;
+using Catch::Matchers::ContainsSubstring;
+
+namespace {
+
+enum moment { queued, in_flight, completed, delivered };
+
+endpoint any_port() { return endpoint::from_string("127.0.0.1:0"); }
+
+// The descriptors of one test: none may be left.
+struct counted_files {
+    std::ptrdiff_t before = ::test::open_files();
+    ~counted_files() { CHECK(::test::open_files() == before); }
+};
+
+struct accept_rig : stream_rig {
+    explicit accept_rig(const rig_options& o = {}) : stream_rig(o), listener(listen_tcp(io, {.local = any_port()})) {}
+    ring::scripted::request* accepting() {
+        for (auto& q : kernel.in_flight)
+            if (q.what == kind::accept) return &q;
+        return nullptr;
+    }
+    void connection(bool more = true) { kernel.complete(accepting()->name, ::dup(STDERR_FILENO), more); }
+    tcp_listener listener;
+};
+
+int code_of(detail::connect_waiter&& w, std::string* text = nullptr) {
+    auto& op = static_cast<tcp_connect_operation&>(w);
+    try {
+        tcp_stream s = op.await_resume();
+        return 0;
+    } catch (const std::system_error& e) {
+        if (text != nullptr) *text = e.what();
+        return e.code().value();
+    }
+}
+
+} // namespace
+
+TEST_CASE("accept: stopped or destroyed at any moment, a connection goes to the next") {
+    const int when = GENERATE(queued, in_flight, completed, delivered);
+    const bool stop = GENERATE(true, false);
+    const bool multishot = GENERATE(true, false);
+    const counted_files files;
+    accept_rig r;
+    r.kernel.supported[static_cast<std::size_t>(ring::feature::accept_multishot)] = true;
+    auto op = std::make_unique<by_hand<tcp_accept_operation>>(r, r.listener.accept());
+    CHECK_FALSE(op->ready());
+    if (when >= in_flight) r.turn();
+    if (when >= completed) r.connection(multishot);
+    if (when >= delivered) r.turn();
+    CHECK(op->ready() == (when == delivered));
+    if (stop) {
+        op->stop.request();
+        CHECK(op->ready());
+        if (when == delivered)
+            CHECK_NOTHROW(tcp_stream(op->operation->await_resume())); // taken: it had come
+        else
+            CHECK_THROWS_AS(op->operation->await_resume(), std::system_error);
+    }
+    op.reset();
+    r.turn();
+    const bool was_taken = stop && when == delivered;
+    by_hand next(r, r.listener.accept());
+    CHECK(next.ready() == (when >= completed && !was_taken));
+    if (!next.ready()) {
+        r.turn();
+        REQUIRE(r.accepting() != nullptr);
+        r.connection();
+        r.turn();
+    }
+    REQUIRE(next.ready());
+    tcp_stream s = next.operation->await_resume();
+    CHECK(s.is_open());
+    CHECK(r.listener.statistics().accepted == (was_taken ? 2 : 1));
+}
+
+TEST_CASE("accept: connections that nobody takes are bounded, and taken in order") {
+    const counted_files files;
+    accept_rig r;
+    std::optional<by_hand<tcp_accept_operation>> op;
+    op.emplace(r, r.listener.accept());
+    r.turn();
+    op.reset();
+    unsigned came = 0;
+    while (r.accepting() != nullptr && came < 200) {
+        r.connection();
+        r.turn();
+        ++came;
+    }
+    CHECK(came >= detail::acceptor::bound);
+    CHECK(came <= detail::acceptor::bound + 2);
+    for (unsigned i = 0; i < came; ++i) {
+        by_hand take(r, r.listener.accept());
+        REQUIRE(take.ready());
+        CHECK_NOTHROW(tcp_stream(take.operation->await_resume()));
+    }
+    by_hand take(r, r.listener.accept());
+    CHECK_FALSE(take.ready());
+    r.turn();
+    CHECK(r.accepting() != nullptr);
+}
+
+TEST_CASE("accept: out of descriptors it pauses, longer each time, and goes on") {
+    const int error = GENERATE(EMFILE, ENFILE, ENOMEM, ENOBUFS, ECONNABORTED, EPERM);
+    const counted_files files;
+    accept_rig r;
+    by_hand op(r, r.listener.accept());
+    r.turn();
+    const auto start = r.kernel.now();
+    auto last = start;
+    std::chrono::nanoseconds pause{0};
+    for (int i = 0; i < 12; ++i) {
+        REQUIRE(r.accepting() != nullptr);
+        r.kernel.complete(r.accepting()->name, -error);
+        r.turn();
+        CHECK(r.accepting() == nullptr); // at once would be to spin
+        for (int passes = 0; r.accepting() == nullptr && passes < 2000; ++passes) r.pass();
+        const auto took = r.kernel.now() - last;
+        CHECK(took + std::chrono::milliseconds(2) >=
+              std::min<std::chrono::nanoseconds>(pause, detail::acceptor::longest_pause));
+        CHECK(took <= detail::acceptor::longest_pause + std::chrono::milliseconds(2));
+        pause = took;
+        last = r.kernel.now();
+    }
+    CHECK(pause >= detail::acceptor::longest_pause);
+    CHECK_FALSE(op.ready());
+    r.connection();
+    r.turn();
+    REQUIRE(op.ready());
+    CHECK_NOTHROW(tcp_stream(op.operation->await_resume()));
+    const accept_statistics s = r.listener.statistics();
+    const bool short_of = error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS;
+    CHECK(s.exhausted == (short_of ? 12 : 0));
+    CHECK(s.failed == (short_of ? 0 : 12));
+}
+
+TEST_CASE("accept: a kernel without multishot accepts one at a time; a socket that does not listen ends it") {
+    const counted_files files;
+    accept_rig r;
+    by_hand op(r, r.listener.accept());
+    r.turn();
+    REQUIRE(r.accepting() != nullptr);
+    CHECK(r.accepting()->multishot);
+    r.kernel.complete(r.accepting()->name, -EINVAL);
+    r.turn();
+    r.turn();
+    REQUIRE(r.accepting() != nullptr);
+    CHECK_FALSE(r.accepting()->multishot);
+    CHECK_FALSE(r.listener.uses_multishot());
+    r.connection(false);
+    r.turn();
+    REQUIRE(op.ready());
+    CHECK_NOTHROW(tcp_stream(op.operation->await_resume()));
+    by_hand next(r, r.listener.accept());
+    r.turn();
+    r.kernel.complete(r.accepting()->name, -EINVAL);
+    r.turn();
+    REQUIRE(next.ready());
+    CHECK_THROWS_AS(next.operation->await_resume(), std::system_error);
+}
+
+TEST_CASE("accept: no more streams than requests allow; the others wait until one is closed") {
+    const counted_files files;
+    rig_options o;
+    o.requests = 32; // 20 streams
+    accept_rig r(o);
+    std::vector<tcp_stream> streams;
+    for (int i = 0; i < 20; ++i) {
+        by_hand op(r, r.listener.accept());
+        r.turn();
+        r.connection();
+        r.turn();
+        REQUIRE(op.ready());
+        streams.push_back(op.operation->await_resume());
+    }
+    by_hand op(r, r.listener.accept());
+    r.turn();
+    r.connection();
+    r.turn();
+    CHECK_FALSE(op.ready());
+    CHECK(r.listener.statistics().admissions_awaited > 0);
+    by_hand connect(r, connect_tcp(r.io, endpoint::from_string("127.0.0.1:1")));
+    REQUIRE(connect.ready());
+    std::string text;
+    CHECK(code_of(std::move(*connect.operation), &text) == ENOBUFS);
+    CHECK_THAT(text, ContainsSubstring("reactor_options::requests"));
+    // All of them can receive.
+    std::string byte(1, '\0');
+    std::vector<std::unique_ptr<by_hand<stream_read_some_operation>>> reads;
+    for (tcp_stream& s : streams)
+        reads.push_back(std::make_unique<by_hand<stream_read_some_operation>>(r, s.read_some(bytes_of(byte))));
+    r.turn();
+    CHECK(std::count_if(r.kernel.in_flight.begin(), r.kernel.in_flight.end(),
+                        [](const auto& q) { return q.what == kind::receive; }) == 20);
+    reads.clear();
+    streams.pop_back();
+    REQUIRE(op.ready());
+    CHECK_NOTHROW(tcp_stream(op.operation->await_resume()));
+}
+
+TEST_CASE("accept: closing ends who waits and leaves no descriptor; so does the reactor's end") {
+    const int how = GENERATE(0, 1, 2);
+    const bool waiting = GENERATE(true, false);
+    const counted_files files;
+    auto r = std::make_unique<accept_rig>();
+    auto op = std::make_unique<by_hand<tcp_accept_operation>>(*r, r->listener.accept());
+    r->turn();
+    for (int i = 0; i < 3; ++i) r->connection(); // the first is promised
+    if (!waiting) op.reset();
+    r->turn();
+    if (how == 0) {
+        r->io.run(r->listener.close());
+        CHECK(r->kernel.in_flight.empty());
+    } else if (how == 1) {
+        tcp_listener gone = std::move(r->listener);
+    }
+    if (how == 2) {
+        // reactor and listener with a connection that was given and not taken
+        tcp_listener kept = std::move(r->listener);
+        r.reset();
+        op.reset();
+    }
+    if (op && r) {
+        REQUIRE(op->ready());
+        CHECK_NOTHROW(tcp_stream(op->operation->await_resume())); // it had come
+        op.reset();
+    }
+}
+
+TEST_CASE("connect: stopped or destroyed at any moment, nothing is left; a connection that was made wins over a stop") {
+    const int when = GENERATE(queued, in_flight, completed, delivered);
+    const bool stop = GENERATE(true, false);
+    const int result = GENERATE(0, ECONNREFUSED);
+    const bool in_spite = GENERATE(true, false); // it is made although it was asked to end
+    const counted_files files;
+    stream_rig r;
+    const auto connecting = [&]() -> ring::scripted::request* {
+        for (auto& q : r.kernel.in_flight)
+            if (q.what == kind::connect) return &q;
+        return nullptr;
+    };
+    auto op =
+        std::make_unique<by_hand<tcp_connect_operation>>(r, connect_tcp(r.io, endpoint::from_string("192.0.2.1:80")));
+    CHECK_FALSE(op->ready());
+    if (when >= in_flight) r.turn();
+    if (when >= completed) r.kernel.complete(connecting()->name, -result);
+    if (when >= delivered) r.turn();
+    CHECK(op->ready() == (when == delivered));
+    r.kernel.cancels_answered = !in_spite;
+    if (stop)
+        op->stop.request();
+    else
+        op.reset();
+    r.turn();
+    if (in_spite && connecting() != nullptr) r.kernel.complete(connecting()->name, 0);
+    r.turn();
+    if (stop) {
+        REQUIRE(op->ready());
+        std::string text;
+        const int error = code_of(std::move(*op->operation), &text);
+        if (when >= delivered || (when == completed && result == 0))
+            CHECK(error == result);
+        else if (when == completed)
+            CHECK((error == ECONNREFUSED || error == ECANCELED));
+        else
+            CHECK(error == (in_spite ? 0 : ECANCELED));
+        op.reset();
+    }
+    r.turn();
+    CHECK(r.kernel.in_flight.empty());
+    CHECK(r.free() == 1024);
+}
+
+TEST_CASE("connect: addresses are tried in turn, each for its time, and the error tells of all") {
+    const counted_files files;
+    stream_rig r;
+    const auto connecting = [&]() -> ring::scripted::request* {
+        for (auto& q : r.kernel.in_flight)
+            if (q.what == kind::connect) return &q;
+        return nullptr;
+    };
+    connect_options options;
+    options.attempt = std::chrono::seconds(5);
+    by_hand op(r, connect_tcp(r.io,
+                              {endpoint::from_string("192.0.2.1:80"), endpoint::from_string("192.0.2.2:80"),
+                               endpoint::from_string("192.0.2.3:80")},
+                              options));
+    r.turn();
+    const auto begin = r.kernel.now();
+    r.kernel.complete(connecting()->name, -ECONNREFUSED);
+    r.turn();
+    r.turn();
+    REQUIRE(connecting() != nullptr);
+    SECTION("none answers") {
+        for (int i = 0; i < 20'000 && !op.ready(); ++i) r.pass();
+        CHECK(op.ready());
+        CHECK(r.kernel.now() - begin >= std::chrono::seconds(10));
+        CHECK(r.kernel.now() - begin <= std::chrono::milliseconds(10'010));
+        std::string text;
+        CHECK(code_of(std::move(*op.operation), &text) == ETIMEDOUT);
+        CHECK_THAT(text, ContainsSubstring("192.0.2.1:80: nobody listens") &&
+                             ContainsSubstring("192.0.2.2:80: it does not answer") &&
+                             ContainsSubstring("192.0.2.3:80"));
+    }
+    SECTION("the second answers") {
+        r.kernel.complete(connecting()->name, 0);
+        r.turn();
+        REQUIRE(op.ready());
+        CHECK(code_of(std::move(*op.operation)) == 0);
+    }
+    by_hand none(r, connect_tcp(r.io, endpoint_list()));
+    REQUIRE(none.ready());
+    CHECK(code_of(std::move(*none.operation)) == EDESTADDRREQ);
+}
+
+TEST_CASE("connect: the reactor may go while it waits") {
+    const counted_files files;
+    const bool started = GENERATE(true, false);
+    auto r = std::make_unique<stream_rig>();
+    auto op =
+        std::make_unique<by_hand<tcp_connect_operation>>(*r, connect_tcp(r->io, endpoint::from_string("192.0.2.1:80")));
+    if (started) r->turn();
+    r.reset();
+    op.reset();
+}

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Every operation of a stream, stopped and destroyed at each step of its life: no byte is lost, none is sent twice, and
+// nothing is left.
+#include "../support/scripted_stream.hpp"
+
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators_all.hpp>
+
+#include <algorithm>
+#include <string>
+
+using namespace cotun;
+using namespace cotun::test;
+
+namespace {
+
+enum class moment { before, queued, in_flight, completed, delivered };
+enum class end { stop, destroy };
+
+template <class Values>
+auto each(Values values) {
+    return Catch::Generators::from_range(values);
+}
+
+const std::vector<moment> moments{moment::before, moment::queued, moment::in_flight, moment::completed,
+                                  moment::delivered};
+
+void end_it(auto& op, end how) {
+    if (how == end::stop)
+        op.stop.request();
+    else
+        op.operation.reset();
+}
+
+void check_nothing_left(stream_rig& r) {
+    CHECK(r.kernel.in_flight.empty());
+    CHECK(r.free() == 1024);
+    CHECK(r.io.statistics().requests_in_flight == 0);
+    CHECK(r.io.statistics().strays == 0);
+}
+
+/// Starts a read, has `pieces` arrive, ends the read at `when`, and reads what is left. `satisfied`: the pieces are
+/// what the read wants. Returns what the read got and what was left, in this order.
+template <class Make, class Get>
+std::string read_ended(stream_rig& r, test_stream& s, moment when, end how, const std::vector<std::string>& pieces,
+                       bool satisfied, Make make, Get get) {
+    by_hand op(r, make(s));
+    if (when == moment::before) { // a second one, which finds the request made
+        detail::stop_state requested;
+        requested.request();
+        auto late = make(s);
+        CHECK_FALSE(late.await_ready());
+        CHECK_FALSE(late.suspend(std::noop_coroutine(), {&r.io.core(), &requested}));
+        CHECK(outcome_of(late) == ECANCELED);
+    }
+    if (when >= moment::in_flight) {
+        r.turn();
+        REQUIRE(r.receiving(s) != nullptr);
+        CHECK(r.receiving(s)->multishot);
+    }
+    if (when >= moment::completed)
+        for (const std::string& piece : pieces) REQUIRE(r.come(s, piece));
+    if (when >= moment::delivered) r.turn();
+    CHECK(op.ready() == (satisfied && when == moment::delivered));
+    end_it(op, how);
+    r.turn();
+    std::string got;
+    if (how == end::stop) {
+        REQUIRE(op.ready());
+        const bool late = satisfied && when == moment::delivered;
+        const int error = get(*op.operation, got);
+        CHECK(error == (late ? 0 : ECANCELED));
+        op.operation.reset();
+    }
+    if (when < moment::completed) { // nothing had come: it comes for the next
+        by_hand next(r, s.receive());
+        r.turn();
+        for (const std::string& piece : pieces) REQUIRE(r.come(s, piece));
+        r.turn();
+        REQUIRE(next.ready());
+        const packet p = next.operation->await_resume();
+        got.append(reinterpret_cast<const char*>(p.bytes().data()), p.size());
+    }
+    r.turn();
+    return got + rest_of(r, s);
+}
+
+} // namespace
+
+TEST_CASE("stream: a read that is stopped or destroyed loses no byte, at any moment") {
+    const moment when = GENERATE(each(moments));
+    const end how = GENERATE(end::stop, end::destroy);
+    const bool whole = GENERATE(true, false);
+    const int what = GENERATE(0, 1, 2, 3);
+    CAPTURE(static_cast<int>(when), static_cast<int>(how), whole, what);
+    stream_rig r;
+    {
+        test_stream s(r.io);
+        const std::vector<std::string> pieces =
+            whole ? std::vector<std::string>{"one\n", "two"} : std::vector<std::string>{"o", "n"};
+        const std::string all = whole ? "one\ntwo" : "on";
+        std::string buffer(4, '.');
+        std::string got;
+        const bool any = what == 0 || what == 3; // these are content with less
+        const auto read = [&](auto make, auto get) {
+            got = read_ended(r, s, when, how, pieces, whole || any, make, get);
+        };
+        if (what == 0)
+            read([&](test_stream& t) { return t.read_some(bytes_of(buffer)); },
+                 [&](stream_read_some_operation& op, std::string& into) {
+                     std::size_t size = 0;
+                     const int error = outcome_of(op, size);
+                     into = buffer.substr(0, size);
+                     return error;
+                 });
+        else if (what == 1)
+            read([&](test_stream& t) { return t.read(bytes_of(buffer)); },
+                 [&](stream_read_operation& op, std::string& into) {
+                     const int error = outcome_of(op);
+                     if (error == 0) into = buffer;
+                     return error;
+                 });
+        else if (what == 2)
+            read([&](test_stream& t) { return t.read_until("\n", 100); },
+                 [&](stream_read_until_operation& op, std::string& into) { return outcome_of(op, into); });
+        else
+            read([&](test_stream& t) { return t.receive(); },
+                 [&](stream_receive_operation& op, std::string& into) {
+                     packet p;
+                     const int error = outcome_of(op, p);
+                     if (error == 0) into.assign(reinterpret_cast<const char*>(p.bytes().data()), p.size());
+                     return error;
+                 });
+        CHECK(got == all);
+    }
+    check_nothing_left(r);
+}
+
+TEST_CASE("stream: a large write that is stopped or destroyed leaves the kernel nothing, at any moment") {
+    const moment when = GENERATE(each(moments));
+    const end how = GENERATE(end::stop, end::destroy);
+    const std::size_t taken = GENERATE(std::size_t{0}, std::size_t{1000}, std::size_t{100'000});
+    CAPTURE(static_cast<int>(when), static_cast<int>(how), taken);
+    stream_rig r;
+    r.kernel.writes_complete = false;
+    std::string wire;
+    std::string large(100'000, 'x');
+    {
+        test_stream s(r.io);
+        by_hand first(r, s.write("first")); // accepted, and sent before it
+        CHECK(first.ready());
+        CHECK(outcome_of(*first.operation) == 0);
+        r.turn();
+        REQUIRE(r.take(s, wire));
+        std::optional<by_hand<stream_write_operation>> op;
+        if (when == moment::before) {
+            detail::stop_state requested;
+            requested.request();
+            auto late = s.write(large);
+            CHECK_FALSE(late.await_ready());
+            CHECK_FALSE(late.suspend(std::noop_coroutine(), {&r.io.core(), &requested}));
+            CHECK(outcome_of(late) == ECANCELED);
+        }
+        op.emplace(r, s.write(large));
+        CHECK_FALSE(op->ready());
+        if (when >= moment::in_flight) {
+            r.turn(); // the first has been sent: its turn
+            r.turn();
+            REQUIRE(r.sending(s) != nullptr);
+        }
+        const bool completes = when >= moment::completed && taken > 0;
+        if (completes) {
+            REQUIRE(r.take(s, wire, taken));
+            if (when == moment::delivered) r.turn();
+        }
+        const std::size_t gone = wire.size() - 5;
+        // What the kernel has taken when it is asked to cancel counts, too.
+        if (when == moment::in_flight && taken > 0) {
+            r.kernel.cancels_answered = false;
+            r.kernel.idle = nullptr;
+        }
+        if (when == moment::in_flight && taken > 0) {
+            if (how == end::stop) {
+                op->stop.request();
+                r.turn();
+                CHECK_FALSE(op->ready()); // the kernel still has its memory
+                REQUIRE(r.take(s, wire, taken));
+                r.turn();
+            } else {
+                r.kernel.idle = [&](ring::scripted&) { r.take(s, wire, taken); };
+                op->operation.reset(); // returns when the kernel is done
+                r.kernel.idle = nullptr;
+                CHECK((r.sending(s) == nullptr || r.sending(s)->bytes.data() == nullptr));
+            }
+            r.kernel.cancels_answered = true;
+        } else {
+            end_it(*op, how);
+            std::fill(large.begin(), large.end(), how == end::destroy ? '!' : 'x'); // it is the program's again
+            r.turn();
+            r.turn();
+        }
+        const std::size_t sent = std::max(gone, wire.size() - 5);
+        const bool all = sent == large.size();
+        const bool some = sent > 0 && !all;
+        if (how == end::stop) {
+            REQUIRE(op->ready());
+            CHECK(outcome_of(*op->operation) == (all ? 0 : ECANCELED));
+        }
+        op.reset();
+        r.turn();
+        CHECK(r.sending(s) == nullptr);
+        by_hand next(r, s.write("next"));
+        CHECK(next.ready());
+        CHECK(outcome_of(*next.operation) == (some ? ECONNABORTED : 0));
+        if (!some) {
+            r.turn();
+            r.take(s, wire);
+            r.turn();
+            CHECK(wire == "first" + std::string(all ? 100'000 : 0, 'x') + "next");
+        }
+    }
+    check_nothing_left(r);
+}
+
+TEST_CASE("stream: flush, stopped and destroyed at any moment") {
+    const moment when = GENERATE(each(moments));
+    const end how = GENERATE(end::stop, end::destroy);
+    stream_rig r;
+    r.kernel.writes_complete = false;
+    std::string wire;
+    {
+        test_stream s(r.io);
+        by_hand write(r, s.write("text"));
+        CHECK(outcome_of(*write.operation) == 0);
+        if (when >= moment::in_flight) r.turn();
+        by_hand op(r, s.flush());
+        CHECK_FALSE(op.ready());
+        if (when >= moment::completed) r.take(s, wire);
+        if (when >= moment::delivered) r.turn();
+        CHECK(op.ready() == (when >= moment::delivered));
+        end_it(op, how);
+        r.turn();
+        if (how == end::stop) CHECK(outcome_of(*op.operation) == (when >= moment::delivered ? 0 : ECANCELED));
+        r.take(s, wire);
+        r.turn();
+        CHECK(wire == "text");
+        by_hand after(r, s.flush());
+        CHECK(after.ready());
+        CHECK(outcome_of(*after.operation) == 0);
+    }
+    check_nothing_left(r);
+}
