@@ -64,9 +64,9 @@ public:
     /// What reads without the ring answer: tried in order, EAGAIN when empty. Bytes, or a negative errno.
     struct immediate {
         int error = 0;
-        std::vector<std::byte> bytes;
-        std::vector<std::byte> sender;
-        std::vector<std::byte> control;
+        std::vector<std::byte> bytes{};
+        std::vector<std::byte> sender{};
+        std::vector<std::byte> control{};
     };
     std::map<int, std::deque<immediate>> immediates;
     std::map<int, ssize_t> unsent;
