@@ -54,5 +54,7 @@ struct file_limit {
     }
     ~file_limit() { setrlimit(RLIMIT_NOFILE, &before); }
     rlimit before{};
+    bool good = false;
+};
 
 } // namespace cotun::test

@@ -341,9 +341,6 @@ task<> accept_into(tcp_listener& from, std::vector<tcp_stream>& into, std::size_
     }
 }
 
-bool good = false;
-};
-
 } // namespace
 
 TEST_CASE("tcp: out of descriptors, accepting pauses and goes on", "[tcp]") {
