@@ -31,6 +31,7 @@ bool any_group::run(std::coroutine_handle<> who, const await_context& context, s
 // After a request from further out an operation that has ended decides nothing: it may have been stopped.
 void any_group::on_value(std::size_t index) noexcept {
     one_less();
+    entrants_[index].ended = true;
     if (decided_ || (!entrants_[index].is_task && stop_.stopped_outside())) return;
     winner_ = index;
     decide();
@@ -38,14 +39,24 @@ void any_group::on_value(std::size_t index) noexcept {
 
 void any_group::on_failure(std::size_t index, std::exception_ptr failure) noexcept {
     one_less();
-    entrants_[index].failed = true;
+    entrants_[index].ended = entrants_[index].failed = true;
     if (decided_) return;
     if (!failure_) failure_ = std::move(failure);
     if (!stop_.stopped_outside()) decide();
 }
 
+// Operations are let go before tasks are asked to stop: a request would stop them, too, and reach beyond them (into a
+// generator, for example).
 void any_group::decide() noexcept {
     decided_ = true;
+    for (std::size_t i = 0; i < started_; ++i) {
+        entrant& e = entrants_[i];
+        if (e.ended || e.is_task) continue;
+        e.ended = true;
+        e.body.destroy();
+        let_go(i);
+        one_less();
+    }
     stop_.state.request();
 }
 

@@ -6,7 +6,7 @@
 //     if (first.index() == 0) use(std::get<0>(first));
 //
 // The first to end, with a value or an exception, decides. The others end before when_any does: an operation is
-// stopped, which takes nothing from its device, socket or channel (a packet that had come for it goes to the next); a
+// let go, which takes nothing from its device, socket or channel (a packet that had come for it goes to the next); a
 // task is asked to stop and awaited, and what it still yields is dropped. When the task that awaits is asked to stop,
 // all are; one that yields a value all the same decides, else std::errc::operation_canceled is thrown. Destroyed while
 // it waits, it takes nothing either, even if an operation had its result already.
@@ -46,6 +46,7 @@ protected:
     struct entrant {
         child body;
         bool is_task = false;
+        bool ended = false;
         bool failed = false;
     };
     void answered_at_once(std::size_t index) noexcept { winner_ = index; }
@@ -74,6 +75,8 @@ private:
         return index < started_ && !entrants_[index].is_task && !entrants_[index].failed;
     }
     void decide() noexcept;
+    /// Destroys an operation.
+    virtual void let_go(std::size_t index) noexcept = 0;
 
     std::span<entrant> entrants_;
     std::size_t started_ = 0;
@@ -136,7 +139,7 @@ requires(sizeof...(A) > 0) class [[nodiscard]] when_any_operation : detail::any_
 public:
     using value_type = std::variant<typename detail::slot_of<A>::value_type...>;
 
-    explicit when_any_operation(A&&... bodies) noexcept : bodies_(std::move(bodies)...) {}
+    explicit when_any_operation(A&&... bodies) noexcept : bodies_(std::optional<A>(std::move(bodies))...) {}
     /// Only before it is awaited.
     when_any_operation(when_any_operation&& other) noexcept : bodies_(std::move(other.bodies_)) {}
 
@@ -160,7 +163,7 @@ public:
 private:
     template <std::size_t... I>
     void try_all(std::index_sequence<I...>) {
-        (try_one(I, std::get<I>(bodies_)), ...);
+        (try_one(I, *std::get<I>(bodies_)), ...);
     }
     template <class B>
     void try_one(std::size_t index, B& body) {
@@ -169,7 +172,7 @@ private:
     }
     template <std::size_t... I>
     void make(std::index_sequence<I...>) {
-        ((entrants_[I].body = detail::run_entrant(*this, I, std::get<I>(bodies_), std::get<I>(slots_)),
+        ((entrants_[I].body = detail::run_entrant(*this, I, *std::get<I>(bodies_), std::get<I>(slots_)),
           entrants_[I].is_task = detail::is_task<A>::value),
          ...);
     }
@@ -177,13 +180,19 @@ private:
     value_type value_of(std::size_t index, std::index_sequence<I...>) {
         std::optional<value_type> chosen;
         ((I == index ? void(chosen.emplace(std::in_place_index<I>,
-                                           detail::take_value(std::get<I>(bodies_), std::get<I>(slots_))))
+                                           detail::take_value(*std::get<I>(bodies_), std::get<I>(slots_))))
                      : void()),
          ...);
         return std::move(*chosen);
     }
 
-    std::tuple<A...> bodies_;
+    void let_go(std::size_t index) noexcept override { let_go(index, std::index_sequence_for<A...>{}); }
+    template <std::size_t... I>
+    void let_go(std::size_t index, std::index_sequence<I...>) noexcept {
+        ((I == index ? std::get<I>(bodies_).reset() : void()), ...);
+    }
+
+    std::tuple<std::optional<A>...> bodies_;
     std::tuple<detail::slot_of<A>...> slots_;
     std::array<entrant, sizeof...(A)> entrants_; // the last to be made, the first to go
 };
@@ -204,15 +213,17 @@ class [[nodiscard]] when_any_range_operation : detail::any_group {
 public:
     using value_type = indexed<typename detail::slot_of<A>::value_type>;
 
-    explicit when_any_range_operation(std::vector<A>&& bodies) noexcept : bodies_(std::move(bodies)) {}
+    explicit when_any_range_operation(std::vector<A>&& bodies) noexcept : given_(std::move(bodies)) {}
     /// Only before it is awaited.
-    when_any_range_operation(when_any_range_operation&& other) noexcept : bodies_(std::move(other.bodies_)) {}
+    when_any_range_operation(when_any_range_operation&& other) noexcept : given_(std::move(other.given_)) {}
 
     bool await_ready() {
-        slots_ = std::vector<detail::slot_of<A>>(bodies_.size());
+        slots_ = std::vector<detail::slot_of<A>>(given_.size());
+        bodies_ = std::vector<std::optional<A>>(given_.size());
+        for (std::size_t i = 0; i < given_.size(); ++i) bodies_[i].emplace(std::move(given_[i]));
         if constexpr (!detail::is_task<A>::value)
             for (std::size_t i = 0; i < bodies_.size() && !is_decided(); ++i)
-                if (bodies_[i].await_ready()) answered_at_once(i);
+                if (bodies_[i]->await_ready()) answered_at_once(i);
         return is_decided();
     }
     template <class Promise>
@@ -222,19 +233,22 @@ public:
     bool suspend(std::coroutine_handle<> who, const detail::await_context& context) {
         entrants_ = std::vector<entrant>(bodies_.size());
         for (std::size_t i = 0; i < bodies_.size(); ++i) {
-            entrants_[i].body = detail::run_entrant(*this, i, bodies_[i], slots_[i]);
+            entrants_[i].body = detail::run_entrant(*this, i, *bodies_[i], slots_[i]);
             entrants_[i].is_task = detail::is_task<A>::value;
         }
         return run(who, context, entrants_);
     }
     value_type await_resume() {
         return choose(bodies_.size(), [this](std::size_t index) -> value_type {
-            return {index, detail::take_value(bodies_[index], slots_[index])};
+            return {index, detail::take_value(*bodies_[index], slots_[index])};
         });
     }
 
 private:
-    std::vector<A> bodies_;
+    void let_go(std::size_t index) noexcept override { bodies_[index].reset(); }
+
+    std::vector<A> given_;
+    std::vector<std::optional<A>> bodies_;
     std::vector<detail::slot_of<A>> slots_;
     std::vector<entrant> entrants_;
 };
