@@ -115,7 +115,7 @@ public:
 
     /// Yields the next datagram, its payload as a packet, with the sender.
     receive_operation receive() noexcept;
-    /// Yields all that have come, 1 to 64; sender(packet) tells where each came from.
+    /// Yields all that have come, 1 to 64; sender(packet) tells where each came from, info_of(packet) how.
     read_packets_operation receive_packets() noexcept;
 
     /// Sends to the connected peer. Without one the datagram fails (EDESTADDRREQ), as flush() tells.
