@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cotun/io/packet.hpp"
 
+#include <cotun/coro/cross_channel.hpp>
+#include <cotun/io/packet_batch.hpp>
+
 #include "../support/scripted_port.hpp"
 
 #include <catch2/catch_test_macros.hpp>
@@ -9,6 +12,9 @@
 
 using namespace cotun;
 using namespace cotun::test;
+
+static_assert(detail::bound_to_thread<packet> && detail::bound_to_thread<packet_batch>);
+static_assert(!detail::bound_to_thread<std::unique_ptr<int>>);
 
 namespace {
 

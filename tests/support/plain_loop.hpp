@@ -12,6 +12,7 @@
 #include "io/timer_heap.hpp"
 
 #include <chrono>
+#include <condition_variable>
 #include <functional>
 #include <mutex>
 #include <optional>
@@ -30,6 +31,12 @@ public:
         const std::lock_guard guard(lock_);
         posted_.push_back(std::move(function));
         ++posts_;
+        has_post_.notify_one();
+    }
+    /// Sleeps until somebody has posted.
+    void await_post() {
+        std::unique_lock locked(lock_);
+        has_post_.wait(locked, [this] { return !posted_.empty(); });
     }
     /// How often somebody posted.
     std::size_t posts() const {
@@ -109,6 +116,7 @@ private:
     mutable std::mutex lock_;
     std::vector<std::function<void()>> posted_;
     std::size_t posts_ = 0;
+    std::condition_variable has_post_;
 };
 
 /// A wait that a test ends: with a value, or not at all. Counts who waits.

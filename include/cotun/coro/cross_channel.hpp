@@ -16,9 +16,9 @@
 // first value wakes it, and it finds the others when it runs. Nobody is woken for a value that is there already.
 //
 // Lifetime: tasks that wait may be destroyed at any time, also while another thread is handing over, and their reactors
-// with them, before the channel or after it. When the channel is destroyed, who still waits throws
-// std::errc::operation_canceled; nobody may call it then any more, so it is usually declared before the reactors and
-// threads that use it. Values are destroyed with it, or with the last that waits, on that thread.
+// with them, before the channel or after it. When the channel is destroyed, tasks that still wait throw
+// std::errc::operation_canceled. Nobody may call it any more then, and no thread be blocked in it: close() lets them go.
+// Values are destroyed with it, or with the last that waits, on that thread.
 // Thread: any. A value goes to another thread: what is bound to its own, such as a packet, cannot be sent.
 // Memory: `capacity` values, allocated once; a wait takes a record, and a wake-up what post() takes. Where there is no
 // memory to wake another, the program ends (std::terminate).

@@ -51,6 +51,8 @@ void release(packet_slot*) noexcept;
 
 class packet {
 public:
+    using bound_to_thread = void; // cross_channel refuses it: its pool is the reactor's
+
     /// An empty handle: no buffer.
     packet() noexcept = default;
     packet(packet&& other) noexcept : slot_(std::exchange(other.slot_, nullptr)) {}

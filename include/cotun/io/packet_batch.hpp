@@ -19,6 +19,8 @@ namespace cotun {
 
 class packet_batch {
 public:
+    using bound_to_thread = void; // as packets are
+
     /// The most packets that a batch holds. 64 is also as many as one kernel entry should carry to a TUN device, whose
     /// writes run the network stack inline.
     static constexpr std::size_t capacity = 64;
