@@ -236,6 +236,7 @@ stream_hub& reactor_core::streams() {
     if (!streams_) {
         reserve_lists();
         streams_ = std::make_unique<stream_hub>(*this);
+        set_shares(small_packets);
     }
     return *streams_;
 }

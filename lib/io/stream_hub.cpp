@@ -13,11 +13,19 @@ namespace {
 
 constexpr unsigned usual_target = 256; // buffers of a group: a pass's worth at a few gigabits a second
 
+// Of the small buffers, those that a driver with a small ring can hold.
+unsigned usable(reactor_core& core) {
+    const packet_pool& pool = core.pool();
+    const unsigned all = pool.count(small_packets) + pool.count(large_packets);
+    const std::uint64_t held = std::min(all, core.driver().buffer_capacity());
+    return static_cast<unsigned>(held * pool.count(small_packets) / all);
+}
+
 } // namespace
 
 stream_hub::stream_hub(reactor_core& core)
     : core_(&core),
-      target_(std::clamp(core.pool().count(small_packets) / 4, 1U, usual_target)),
+      target_(std::clamp(usable(core) / 4, 1U, usual_target)),
       most_(std::max(2 * target_, core.pool().count(small_packets) / 2)),
       in_group_(core.pool().count(small_packets)) {}
 
