@@ -209,7 +209,7 @@ TEST_CASE("readable: as many as half of the requests; the next is refused by nam
             CHECK(end.error() == std::errc::resource_unavailable_try_again);
             INFO(end.what());
             CHECK(std::string(end.what()).find("reactor_options::requests") != std::string::npos);
-        }                                               // destroyed while they wait
+        }                                                                           // destroyed while they wait
         CHECK(r.statistics().requests_in_flight == static_cast<std::size_t>(most)); // until the kernel has let go
         co_await r.sleep_for(1ms);
         CHECK(r.statistics().requests_in_flight == 0);
