@@ -19,6 +19,7 @@ void poll_request::on_completion(std::uint32_t, const ring::completion& done) {
 }
 
 void poll_requests::start(readiness_operation& wait) {
+    core_->refuse_child("waiting for a descriptor");
     const std::size_t most = core_->request_capacity() / 2;
     if (used_ >= most)
         fail(EAGAIN, fmt::format("reactor: {} waits for descriptors are as many as may be, half of {} requests; raise "

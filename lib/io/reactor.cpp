@@ -56,6 +56,7 @@ sleep_operation reactor::sleep_until(clock::time_point time) noexcept { return {
 sleep_operation::~sleep_operation() { core_->disarm(*this); }
 
 bool sleep_operation::suspend(std::coroutine_handle<> who, const detail::await_context& context) {
+    core_->check_thread("a timer");
     if (!start_waiting(who, *core_, context.stop)) return false;
     if (until_ <= core_->driver().now())
         core_->make_ready(*this);
@@ -73,6 +74,7 @@ bool allocate_operation::await_ready() {
 }
 
 bool allocate_operation::suspend(std::coroutine_handle<> who, const detail::await_context& context) {
+    core_->check_thread("allocate()");
     if (!start_waiting(who, *core_, context.stop)) return false;
     core_->await_buffer(*this, core_->pool().class_for(size_));
     return true;

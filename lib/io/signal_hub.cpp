@@ -200,6 +200,8 @@ void signal_hub::declined(int number) noexcept {
 // --- the wait ------------------------------------------------------------------------------------------------------
 
 signal_operation reactor::signal(const signal_set& any) {
+    core().refuse_child("signal()");
+    core().check_thread("signal()");
     core().signals().add(any);
     return {core(), any};
 }

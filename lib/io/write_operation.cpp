@@ -28,6 +28,7 @@ bool write_waiter::await_ready() {
 }
 
 bool write_waiter::suspend(std::coroutine_handle<> who, const await_context& context) {
+    into_->port().core().check_thread("a write");
     if (!start_waiting(who, into_->port().core(), context.stop)) return false;
     holds_port_ = true;
     into_->port().hold();
@@ -48,6 +49,7 @@ flush_waiter::~flush_waiter() {
 bool flush_waiter::await_ready() const noexcept { return of_->written(until_); }
 
 bool flush_waiter::suspend(std::coroutine_handle<> who, const await_context& context) {
+    of_->port().core().check_thread("flush()");
     if (!start_waiting(who, of_->port().core(), context.stop)) return false;
     holds_port_ = true;
     of_->port().hold();

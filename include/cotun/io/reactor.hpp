@@ -90,8 +90,9 @@ struct reactor_options {
     /// the one before, it does not delay. 0 to 1000 microseconds; 0: never.
     std::chrono::microseconds coalesce{100};
     /// How long a wait looks for completions before it sleeps (0 to 100,000 microseconds; 0: it sleeps at once). It
-    /// saves the wake-up, some microseconds of latency, and takes a whole processor while it lasts: for a reactor that
-    /// has a core of its own.
+    /// saves the wake-up, which can be half of a round trip or more, and takes a whole processor while it lasts: for a
+    /// reactor that has a core of its own. Where others need the core, the peer of a loopback connection for example,
+    /// everything takes longer.
     std::chrono::microseconds busy_poll{0};
     /// Registers descriptors with the ring, which saves the kernel a look-up an operation; only where a removed one is
     /// let go at once (Linux 6.13, found by trying), since a closed interface would not be gone otherwise.
