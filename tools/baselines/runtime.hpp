@@ -21,10 +21,10 @@
 
 namespace runtime {
 
-constexpr unsigned spawned = 100;         // tasks that are spawned and joined together
+constexpr unsigned spawned = 100;          // tasks that are spawned and joined together
 constexpr unsigned standing_timers = 1000; // that the timer row's come and go beside, all later
-constexpr unsigned burst = 256;           // functions that the burst row posts before it waits
-constexpr std::size_t message_bytes = 64; // of a request, and of its answer
+constexpr unsigned burst = 256;            // functions that the burst row posts before it waits
+constexpr std::size_t message_bytes = 64;  // of a request, and of its answer
 constexpr std::size_t buffer_bytes = 4096;
 
 /// Counts operations over an interval, after a warm-up of a tenth of it, with the processor time of all threads.
@@ -32,8 +32,8 @@ class meter {
 public:
     using clock = std::chrono::steady_clock;
 
-    explicit meter(double seconds) : length_(std::chrono::duration_cast<clock::duration>(
-                                         std::chrono::duration<double>(seconds))) {}
+    explicit meter(double seconds)
+        : length_(std::chrono::duration_cast<clock::duration>(std::chrono::duration<double>(seconds))) {}
 
     /// To be called after every thousand operations or so. False when the time is over.
     bool goes_on(std::uint64_t operations) {
