@@ -15,6 +15,7 @@
 #include <cerrno>
 #include <cstring>
 #include <liburing.h>
+#include <poll.h>
 #include <string>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -28,10 +29,10 @@
 namespace cotun::ring {
 namespace {
 
-constexpr token wake_token = ~token{0};        // the read of the eventfd
+constexpr token wake_token = ~token{0};        // the poll of the eventfd
 constexpr token ignored_token = ~token{0} - 1; // cancels: what matters is the target's completion
 constexpr unsigned smallest_ring = 32;         // below this many requests, memory is refused rather than stepped down
-constexpr unsigned own_requests = 2;           // the read of the eventfd, and one to spare
+constexpr unsigned own_requests = 2;           // the poll of the eventfd, and one to spare
 constexpr unsigned file_table = 256;
 constexpr std::chrono::hours longest_wait{24};
 constexpr unsigned gathered = 4096; // completions: more than come while a wait gathers
@@ -114,7 +115,6 @@ private:
     unsigned requests_ = 0;
     unsigned buffers_ = 0;
     int wake_fd_ = -1;
-    std::uint64_t wake_count_ = 0; // where the kernel puts what it read from wake_fd_
     std::array<bool, features> supported_{true, true, true};
     std::vector<buffer_group> groups_;
     std::vector<int> free_files_;
@@ -370,13 +370,9 @@ void uring::cancel(token request) noexcept {
     entry.flags = IOSQE_CQE_SKIP_SUCCESS;
 }
 
-// One read of the eventfd is always in flight. It blocks nobody: the descriptor can be polled.
-void uring::arm_wake() noexcept {
-    io_uring_sqe& entry = prepare(IORING_OP_READ, file{wake_fd_, -1}, wake_token);
-    entry.addr = reinterpret_cast<std::uintptr_t>(&wake_count_);
-    entry.len = sizeof wake_count_;
-    entry.off = ~std::uint64_t{0};
-}
+// A multishot poll tells of each write to the eventfd, whatever its count, which nobody reads. So a wake-up costs no
+// request.
+void uring::arm_wake() noexcept { poll(wake_token, file{wake_fd_, -1}, POLLIN, true); }
 
 void uring::wake() noexcept {
     if (process_.forked()) return;
@@ -468,7 +464,7 @@ bool uring::take(const io_uring_cqe& entry, completion& out) noexcept {
     if (entry.user_data == ignored_token) return false;
     if (entry.user_data == wake_token) {
         ++statistics_.wakes;
-        arm_wake();
+        if ((entry.flags & IORING_CQE_F_MORE) == 0) arm_wake();
         return false;
     }
     out.request = entry.user_data;
