@@ -82,7 +82,7 @@ task<> consume(cotun::channel<std::uint64_t>& from, meter& m) {
 
 void pass_values(meter& m, std::size_t capacity) {
     cotun::reactor io;
-    cotun::channel<std::uint64_t> values(io, capacity);
+    cotun::channel<std::uint64_t> values(capacity);
     io.spawn(produce(values));
     io.run(consume(values, m));
 }
