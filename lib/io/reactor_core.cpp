@@ -197,6 +197,7 @@ void reactor_core::awaken() noexcept {
 
 void reactor_core::turn() {
     prepare_all();
+    driver_->report_sends();
     enter_driver(to_prepare_.empty());
     after_enter();
 }
@@ -277,11 +278,17 @@ void reactor_core::prepare_all() {
 
 void reactor_core::enter_driver(bool wait) {
     constexpr std::size_t ahead = 4;
+    if (wants_buffers()) driver_->report_sends(); // what was sent gives some back
     const std::size_t count = driver_->enter(wait, wait ? timers_.next() : std::nullopt, completions_);
     for (std::size_t i = 0; i < count; ++i) {
         if (i + ahead < count) prefetch(completions_[i + ahead]);
         if (!requests_.deliver(completions_[i])) ++counters.strays;
     }
+}
+
+bool reactor_core::wants_buffers() const noexcept {
+    return std::any_of(readers_.begin(), readers_.end(),
+                       [](const auto& r) { return !r.awaiting_buffer.empty() || !r.allocations.empty(); });
 }
 
 // The kernel has used the cache meanwhile.

@@ -175,6 +175,7 @@ private:
     void resume_ready();
     void prepare_all();
     void enter_driver(bool wait);
+    bool wants_buffers() const noexcept;
     void prefetch(const ring::completion& soon) const noexcept;
     void after_enter();
     void fire_timers();
