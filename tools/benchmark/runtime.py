@@ -117,7 +117,7 @@ def ratios(trials, figures):
     for name in trials:
         if name == "cotun" or "cotun" not in trials:
             continue
-        for figure in figures:
+        for figure in figures if name in OPPONENTS else figures[:1]:
             pairs = [(own[figure.key], other[figure.key]) for own, other in zip(trials["cotun"], trials[name])]
             each = sorted(own / other if figure.more else other / own for own, other in pairs)
             target = figure.target if name in OPPONENTS else None
