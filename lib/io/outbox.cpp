@@ -31,23 +31,53 @@ void outbox::accept(packet_slot* slot) noexcept {
     e.slot = slot;
     e.size = slot->size;
     e.request = 0;
+    e.waiting = false;
     if (submitted_ + 1 == accepted_) submit();
 }
 
 void outbox::submit() {
     while (submitted_ != accepted_ && failure_ == 0) {
         entry& e = at(submitted_);
-        if (!admits(e.size)) return;
+        if (!admits(e.size)) break;
         const std::size_t place = submitted_ & mask_;
         e.request = core_->begin(*this, static_cast<std::uint32_t>(place));
         if (e.request == 0) {
             core_->await_room(*this);
-            return;
+            break;
         }
         ++in_flight_;
         ++submitted_;
         transmit(e.request, place, *e.slot);
     }
+    if (awaited()) core_->driver().report_sends();
+}
+
+// The slot of the request that has just ended is free for this one.
+bool outbox::submit_waiting(std::uint32_t place) {
+    entry& e = entries_[place];
+    if (!tries_ || e.waiting || failure_ != 0) return false;
+    const ring::token request = core_->begin(*this, place);
+    if (request == 0) return false;
+    e.request = request;
+    e.waiting = true;
+    transmit_waiting(request, place, *e.slot);
+    return true;
+}
+
+// Whether anything here goes on when a write has ended; else the driver may keep that to itself until something else
+// happens.
+bool outbox::awaited() const noexcept {
+    return submitted_ != accepted_ || !waiters_.empty() || !flushers_.empty() || closed_;
+}
+
+void outbox::wait(write_waiter& w) noexcept {
+    waiters_.push_back(w);
+    core_->driver().report_sends();
+}
+
+void outbox::wait(flush_waiter& w) noexcept {
+    flushers_.push_back(w);
+    core_->driver().report_sends();
 }
 
 void outbox::retry() {
@@ -57,6 +87,7 @@ void outbox::retry() {
 
 void outbox::on_completion(std::uint32_t place, const ring::completion& done) {
     entry& e = entries_[place];
+    if (done.result == -EAGAIN && submit_waiting(place)) return;
     --in_flight_;
     left(e.size);
     core_->pool().give(std::exchange(e.slot, nullptr));
@@ -75,7 +106,7 @@ void outbox::on_completion(std::uint32_t place, const ring::completion& done) {
 
 void outbox::advance() {
     while (done_ != submitted_ && at(done_).slot == nullptr) ++done_;
-    if (submitted_ == accepted_ && waiters_.empty() && flushers_.empty() && !closed_) return;
+    if (!awaited()) return;
     if (submitted_ != accepted_) submit();
     admit_waiters();
     wake_flushers();
@@ -148,6 +179,7 @@ void outbox::throw_failure(int error) const {
 
 void outbox::close() {
     closed_ = true;
+    core_->driver().report_sends();
     while (!waiters_.empty()) {
         auto& w = static_cast<write_waiter&>(waiters_.pop_front());
         w.failure_ = ECANCELED;

@@ -39,8 +39,8 @@ public:
     bool is_closed() const noexcept { return closed_; }
     /// Takes as many of the packets as there is room for; true when none is left. Empty handles are skipped.
     bool offer(packet*& next, packet* end) noexcept;
-    void wait(write_waiter& w) noexcept { waiters_.push_back(w); }
-    void wait(flush_waiter& w) noexcept { flushers_.push_back(w); }
+    void wait(write_waiter& w) noexcept;
+    void wait(flush_waiter& w) noexcept;
     int failure() const noexcept { return failure_; }
     [[noreturn]] void throw_failure(int error) const;
     std::uint64_t accepted() const noexcept { return accepted_; }
@@ -70,6 +70,8 @@ protected:
 
     /// Queues the write of one packet; `place`: its entry's index in the window, 0 to window - 1.
     virtual void transmit(ring::token request, std::size_t place, packet_slot& slot) = 0;
+    /// The same, but such that it waits for room: where transmit() only tries, and there was none after all (EAGAIN).
+    virtual void transmit_waiting(ring::token, std::size_t, packet_slot&) {}
     /// Whether the descriptor takes a packet of that size without waiting. If not, the derived class sees to it that
     /// retry() is called, at the latest when nothing is in flight any more.
     virtual bool admits(std::size_t size) = 0;
@@ -82,20 +84,24 @@ protected:
 
     reactor_core& core() noexcept { return *core_; }
     unsigned in_flight_ = 0; // requests, the derived class's own included
+    bool tries_ = false;     // transmit() does not wait for room, and there is a transmit_waiting()
 
 private:
     struct entry {
         packet_slot* slot = nullptr; // nullptr: done
         ring::token request = 0;
         std::uint32_t size = 0;
+        bool waiting = false; // for room, with the kernel
     };
 
     entry& at(std::uint64_t sequence) noexcept { return entries_[sequence & mask_]; }
     void accept(packet_slot* slot) noexcept;
     void submit();
+    bool submit_waiting(std::uint32_t place);
     void count(int error);
     void fail(int error);
     void drop_unsubmitted() noexcept;
+    bool awaited() const noexcept;
     void advance();
     void admit_waiters();
     void wake_flushers() noexcept;

@@ -35,7 +35,7 @@ reactor::~reactor() = default;
 void reactor::run_main(task<> main) { core_->run(&main); }
 void reactor::run() { core_->run(nullptr); }
 void reactor::spawn(task<> body) { core_->spawn(std::move(body)); }
-void reactor::post(std::function<void()> function) { core_->post(std::move(function)); }
+void reactor::post(std::unique_ptr<detail::posted> function) { core_->post(std::move(function)); }
 void reactor::stop() noexcept { core_->stop(); }
 packet reactor::try_allocate(std::size_t size) { return core_->try_allocate(size); }
 reactor_statistics reactor::statistics() const noexcept { return core_->statistics(); }

@@ -23,11 +23,6 @@ struct reactor_core::main_outcome {
     root_promise* promise = nullptr;
 };
 
-struct reactor_core::posted {
-    std::function<void()> function;
-    posted* next = nullptr;
-};
-
 // A root is in the reactor's list from its start to its end, and destroys itself there.
 struct reactor_core::root {
     using promise_type = root_promise;
@@ -181,12 +176,28 @@ void reactor_core::pass() {
     prepare_all(); // may make waiters ready
     const bool idle = ready_.empty() && to_prepare_.empty() && to_call_ == nullptr &&
                       posted_.load(std::memory_order_relaxed) == nullptr && !stop_.load(std::memory_order_relaxed);
-    enter_driver(idle && !run_is_over());
+    const bool wait = idle && !run_is_over() && fall_asleep();
+    enter_driver(wait);
+    if (wait) asleep_.store(false, std::memory_order_relaxed);
     after_enter();
+}
+
+// Whoever posts looks whether the reactor sleeps after it has put its function on the list; so the reactor says that it
+// does before it looks at the list for the last time, and one of the two sees the other.
+bool reactor_core::fall_asleep() noexcept {
+    asleep_.store(true);
+    if (posted_.load() == nullptr && !stop_.load()) return true;
+    asleep_.store(false, std::memory_order_relaxed);
+    return false;
+}
+
+void reactor_core::awaken() noexcept {
+    if (asleep_.load() && asleep_.exchange(false)) driver_->wake();
 }
 
 void reactor_core::turn() {
     prepare_all();
+    driver_->report_sends();
     enter_driver(to_prepare_.empty());
     after_enter();
 }
@@ -268,11 +279,17 @@ void reactor_core::prepare_all() {
 
 void reactor_core::enter_driver(bool wait) {
     constexpr std::size_t ahead = 4;
+    if (wants_buffers()) driver_->report_sends(); // what was sent gives some back
     const std::size_t count = driver_->enter(wait, wait ? timers_.next() : std::nullopt, completions_);
     for (std::size_t i = 0; i < count; ++i) {
         if (i + ahead < count) prefetch(completions_[i + ahead]);
         if (!requests_.deliver(completions_[i])) ++counters.strays;
     }
+}
+
+bool reactor_core::wants_buffers() const noexcept {
+    return std::any_of(readers_.begin(), readers_.end(),
+                       [](const auto& r) { return !r.awaiting_buffer.empty() || !r.allocations.empty(); });
 }
 
 // The kernel has used the cache meanwhile.
@@ -326,22 +343,22 @@ void reactor_core::retry_writers() {
 
 // --- other threads -------------------------------------------------------------------------------------------------
 
-// Whoever pushes onto an empty list wakes the reactor; it takes the whole list at once. So no wake-up is lost, and a
-// burst of posts costs one.
-void reactor_core::post(std::function<void()> function) {
+// A reactor that does not sleep finds what was posted before it would, without a wake-up; one that does is woken once,
+// however many post meanwhile.
+void reactor_core::post(std::unique_ptr<posted> function) {
     refuse_child("post()");
-    auto* p = new posted{std::move(function), nullptr};
+    posted* p = function.release();
     posted* head = posted_.load(std::memory_order_relaxed);
     do {
         p->next = head;
-    } while (!posted_.compare_exchange_weak(head, p, std::memory_order_release, std::memory_order_relaxed));
-    if (head == nullptr) driver_->wake();
+    } while (!posted_.compare_exchange_weak(head, p, std::memory_order_seq_cst, std::memory_order_relaxed));
+    awaken();
 }
 
 void reactor_core::stop() noexcept {
     if (forked()) return;
     stop_.store(true);
-    driver_->wake();
+    awaken();
 }
 
 void reactor_core::take_posted() noexcept {
@@ -363,7 +380,7 @@ void reactor_core::call_posted() {
     if (posted_.load(std::memory_order_relaxed) != nullptr) take_posted();
     while (to_call_ != nullptr) {
         const std::unique_ptr<posted> p(std::exchange(to_call_, to_call_->next));
-        p->function();
+        p->call();
     }
 }
 

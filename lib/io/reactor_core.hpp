@@ -140,7 +140,8 @@ public:
 
     void run(task<>* main);
     void spawn(task<> body);
-    void post(std::function<void()> function) override;
+    using scheduler::post;
+    void post(std::unique_ptr<posted> function) override;
     void stop() noexcept;
     packet try_allocate(std::size_t size);
     reactor_statistics statistics() const noexcept;
@@ -160,7 +161,6 @@ private:
     struct root;
     struct root_promise;
     struct main_outcome;
-    struct posted;
     struct blocking_work {
         std::uint64_t number;
         std::function<void()> ended;
@@ -175,10 +175,13 @@ private:
     void resume_ready();
     void prepare_all();
     void enter_driver(bool wait);
+    bool wants_buffers() const noexcept;
     void prefetch(const ring::completion& soon) const noexcept;
     void after_enter();
     void fire_timers();
     void retry_writers();
+    bool fall_asleep() noexcept;
+    void awaken() noexcept;
     void call_posted();
     void take_posted() noexcept;
     void settle() noexcept;
@@ -223,6 +226,7 @@ private:
     std::atomic<int> runner_{0};         // the thread that is in run(), by the kernel's number
     const main_outcome* main_ = nullptr; // of the current run(), if it has one
     std::atomic<bool> stop_{false};
+    std::atomic<bool> asleep_{false};      // in an entry of run() that waits, or about to be, and not woken yet
     std::atomic<posted*> posted_{nullptr}; // pushed by any thread, last first
     posted* to_call_ = nullptr;            // the reactor's own, first first
 };

@@ -25,15 +25,33 @@ udp_outbox::udp_outbox(packet_port& port, reactor_core& core, udp_inbox& reader,
     : outbox(port, core), reader_(reader), messages_(usual_window), poll_(*this), pause_(*this) {
     socklen_t size = sizeof send_buffer_;
     getsockopt(descriptor, SOL_SOCKET, SO_SNDBUF, &send_buffer_, &size);
+    tries_ = true;
 }
 
 void udp_outbox::transmit(ring::token request, std::size_t place, packet_slot& slot) {
     submitted_charge_ += charge(slot.size);
-    std::byte* const begin = slot.base + slot.offset;
-    const bool ancillary = slot.ancillary == ancillary_state::to_send;
-    if (slot.origin_size == 0 && !ancillary) return core().driver().send(request, port().file(), {begin, slot.size});
+    if (is_bare(slot))
+        core().driver().try_send(request, port().file(), {slot.base + slot.offset, slot.size});
+    else
+        core().driver().try_send_message(request, port().file(), header_for(place, slot));
+}
+
+// The estimate was wrong, or the kernel's bound has changed.
+void udp_outbox::transmit_waiting(ring::token request, std::size_t place, packet_slot& slot) {
+    if (is_bare(slot))
+        core().driver().send(request, port().file(), {slot.base + slot.offset, slot.size});
+    else
+        core().driver().send_message(request, port().file(), header_for(place, slot));
+}
+
+// Neither an address nor anything else goes with it.
+bool udp_outbox::is_bare(const packet_slot& slot) noexcept {
+    return slot.origin_size == 0 && slot.ancillary != ancillary_state::to_send;
+}
+
+const msghdr& udp_outbox::header_for(std::size_t place, packet_slot& slot) {
     message& m = messages_[place];
-    m.payload = {begin, slot.size};
+    m.payload = {slot.base + slot.offset, slot.size};
     m.header = msghdr{};
     if (slot.origin_size != 0) {
         m.header.msg_name = slot.origin.data();
@@ -41,14 +59,14 @@ void udp_outbox::transmit(ring::token request, std::size_t place, packet_slot& s
     }
     m.header.msg_iov = &m.payload;
     m.header.msg_iovlen = 1;
-    if (ancillary) {
+    if (slot.ancillary == ancillary_state::to_send) {
         assert(place < controls_.size()); // allow_ancillary()
         send_control& control = controls_[place];
         control.write(core().pool().ancillary_of(slot));
         m.header.msg_control = control.data();
         m.header.msg_controllen = control.size();
     }
-    core().driver().send_message(request, port().file(), m.header);
+    return m.header;
 }
 
 // The interface that one datagram was to leave by is not there; of a device's write it would be the end.

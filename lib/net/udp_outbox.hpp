@@ -56,6 +56,9 @@ private:
     };
 
     void transmit(ring::token request, std::size_t place, packet_slot& slot) override;
+    void transmit_waiting(ring::token request, std::size_t place, packet_slot& slot) override;
+    static bool is_bare(const packet_slot& slot) noexcept;
+    const msghdr& header_for(std::size_t place, packet_slot& slot);
     bool admits(std::size_t size) override;
     void left(std::size_t size) noexcept override;
     int meaning_of(int error) const noexcept override;

@@ -115,6 +115,14 @@ public:
     virtual void send(token, file, std::span<const std::byte>) noexcept = 0;
     /// `message` and what it points to, the payload aside, must live until the next enter().
     virtual void send_message(token, file, const msghdr& message) noexcept = 0;
+    /// As the two above, but they never wait for room: EAGAIN where there is none. So they are over when the enter()
+    /// that starts them returns, and their completions are among those that it brings, but do not end its wait by
+    /// themselves: one that waits goes on until another one comes, unless report_sends() was called since the last.
+    virtual void try_send(token request, file f, std::span<const std::byte> bytes) noexcept { send(request, f, bytes); }
+    virtual void try_send_message(token request, file f, const msghdr& message) noexcept {
+        send_message(request, f, message);
+    }
+    virtual void report_sends() noexcept {}
     /// Asks for the end of a request; its last completion comes all the same (ECANCELED, or what it had reached). Needs
     /// no room of the caller's: at most one cancel a request.
     virtual void cancel(token) noexcept = 0;

@@ -15,6 +15,7 @@
 #include <cerrno>
 #include <cstring>
 #include <liburing.h>
+#include <poll.h>
 #include <string>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -28,10 +29,10 @@
 namespace cotun::ring {
 namespace {
 
-constexpr token wake_token = ~token{0};        // the read of the eventfd
+constexpr token wake_token = ~token{0};        // the poll of the eventfd
 constexpr token ignored_token = ~token{0} - 1; // cancels: what matters is the target's completion
 constexpr unsigned smallest_ring = 32;         // below this many requests, memory is refused rather than stepped down
-constexpr unsigned own_requests = 2;           // the read of the eventfd, and one to spare
+constexpr unsigned own_requests = 2;           // the poll of the eventfd, and one to spare
 constexpr unsigned file_table = 256;
 constexpr std::chrono::hours longest_wait{24};
 constexpr unsigned gathered = 4096; // completions: more than come while a wait gathers
@@ -84,6 +85,9 @@ public:
     void write(token, file, std::span<const std::byte>) noexcept override;
     void send(token, file, std::span<const std::byte>) noexcept override;
     void send_message(token, file, const msghdr&) noexcept override;
+    void try_send(token, file, std::span<const std::byte>) noexcept override;
+    void try_send_message(token, file, const msghdr&) noexcept override;
+    void report_sends() noexcept override { report_sends_ = true; }
     void cancel(token) noexcept override;
 
     std::size_t enter(bool wait, std::optional<clock::time_point> deadline, std::span<completion>) override;
@@ -114,11 +118,12 @@ private:
     unsigned requests_ = 0;
     unsigned buffers_ = 0;
     int wake_fd_ = -1;
-    std::uint64_t wake_count_ = 0; // where the kernel puts what it read from wake_fd_
     std::array<bool, features> supported_{true, true, true};
     std::vector<buffer_group> groups_;
     std::vector<int> free_files_;
     unsigned fruitless_enters_ = 0;
+    unsigned sends_at_once_ = 0; // queued: completions that will be there when the wait begins
+    bool report_sends_ = false;
     gathering gathering_{std::chrono::microseconds(0)};
     std::chrono::microseconds busy_poll_;
     io_uring_sqe unused_{}; // what a child fills
@@ -364,19 +369,32 @@ void uring::send_message(token request, file f, const msghdr& message) noexcept 
     entry.len = 1;
 }
 
+// Nothing of these is left when they have been submitted.
+void uring::try_send(token request, file f, std::span<const std::byte> bytes) noexcept {
+    io_uring_sqe& entry = prepare(IORING_OP_SEND, f, request);
+    entry.addr = reinterpret_cast<std::uintptr_t>(bytes.data());
+    entry.len = static_cast<std::uint32_t>(bytes.size());
+    entry.msg_flags = MSG_DONTWAIT;
+    ++sends_at_once_;
+}
+
+void uring::try_send_message(token request, file f, const msghdr& message) noexcept {
+    io_uring_sqe& entry = prepare(IORING_OP_SENDMSG, f, request);
+    entry.addr = reinterpret_cast<std::uintptr_t>(&message);
+    entry.len = 1;
+    entry.msg_flags = MSG_DONTWAIT;
+    ++sends_at_once_;
+}
+
 void uring::cancel(token request) noexcept {
     io_uring_sqe& entry = prepare(IORING_OP_ASYNC_CANCEL, file{}, ignored_token);
     entry.addr = request;
     entry.flags = IOSQE_CQE_SKIP_SUCCESS;
 }
 
-// One read of the eventfd is always in flight. It blocks nobody: the descriptor can be polled.
-void uring::arm_wake() noexcept {
-    io_uring_sqe& entry = prepare(IORING_OP_READ, file{wake_fd_, -1}, wake_token);
-    entry.addr = reinterpret_cast<std::uintptr_t>(&wake_count_);
-    entry.len = sizeof wake_count_;
-    entry.off = ~std::uint64_t{0};
-}
+// A multishot poll tells of each write to the eventfd, whatever its count, which nobody reads. So a wake-up costs no
+// request.
+void uring::arm_wake() noexcept { poll(wake_token, file{wake_fd_, -1}, POLLIN, true); }
 
 void uring::wake() noexcept {
     if (process_.forked()) return;
@@ -384,14 +402,17 @@ void uring::wake() noexcept {
     [[maybe_unused]] const ssize_t written = ::write(wake_fd_, &one, sizeof one);
 }
 
-// A wait gathers only where there is nothing else to do: an entry that submits finds what has come meanwhile, and does
-// not sleep.
+// A wait gathers only where there is nothing else to do: an entry that submits more than sends that are over at once
+// finds what has come meanwhile, and does not sleep.
 int uring::enter_kernel(bool wait, std::optional<clock::time_point> deadline) {
     ++statistics_.enters;
+    // If the kernel does not take all of them this time, the next wait is short.
+    const unsigned at_once = std::exchange(sends_at_once_, 0U);
+    const unsigned sends = std::exchange(report_sends_, false) ? 0 : at_once;
     if (!wait) return enter_ring(ring_, {});
-    const bool idle = io_uring_sq_ready(&ring_) == 0;
+    const bool idle = io_uring_sq_ready(&ring_) == sends;
     const clock::time_point now = idle || deadline ? clock::now() : clock::time_point{};
-    entry_wait limits{.completions = 1};
+    entry_wait limits{.completions = 1 + sends};
     if (idle) limits.at_least = gathering_.next(now);
     if (limits.at_least.count() > 0) limits.completions = gathered;
     if (deadline) { // a day at a time: the kernel adds its own clock to it, and may not overflow
@@ -468,7 +489,7 @@ bool uring::take(const io_uring_cqe& entry, completion& out) noexcept {
     if (entry.user_data == ignored_token) return false;
     if (entry.user_data == wake_token) {
         ++statistics_.wakes;
-        arm_wake();
+        if ((entry.flags & IORING_CQE_F_MORE) == 0) arm_wake();
         return false;
     }
     out.request = entry.user_data;

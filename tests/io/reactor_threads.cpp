@@ -102,12 +102,49 @@ TEST_CASE("reactor: a post wakes a reactor that has nothing else to wait for") {
     const auto io = over_ring();
     for (int i = 0; i < 50; ++i) {
         int destroyed = 0;
-        std::thread other([&] { io->post([&] { io->stop(); }); });
+        std::thread other([&] {
+            if (i % 2 == 0) std::this_thread::sleep_for(200us);
+            io->post([&] { io->stop(); });
+        });
         io->run(for_ever(*io, destroyed));
         other.join();
         CHECK(destroyed == 1);
     }
     CHECK(io->statistics().wakes > 0);
+}
+
+TEST_CASE("reactor: posts to one that goes to sleep after each, none lost") {
+    const auto io = over_ring();
+    static constexpr int count = 20'000;
+    std::atomic<int> called{0};
+    int destroyed = 0;
+    std::thread other([&] {
+        for (int i = 0; i < count; ++i) {
+            io->post([&] { ++called; });
+            while (called.load() <= i) std::this_thread::yield(); // a post that is lost hangs the test
+            if (i % 64 == 0) std::this_thread::sleep_for(100us);  // surely asleep; else about to be, or just awake
+        }
+        io->stop();
+    });
+    io->run(for_ever(*io, destroyed));
+    other.join();
+    CHECK(called == count);
+    CHECK(destroyed == 1);
+    CHECK(io->statistics().wakes > 0);
+}
+
+TEST_CASE("reactor: posts to one that does not sleep cost no wake-up") {
+    const auto io = over_ring();
+    int called = 0;
+    static constexpr auto posting = [](reactor& r, int& n) -> task<> {
+        for (int i = 0; i < 100; ++i) {
+            r.post([&n] { ++n; });
+            co_await r.yield();
+        }
+    };
+    io->run(posting(*io, called));
+    CHECK(called == 100);
+    CHECK(io->statistics().wakes == 0);
 }
 
 TEST_CASE("reactor: a posted function that throws ends run; those behind it are called by the next") {

@@ -182,3 +182,28 @@ TEST_CASE("send room: closing while it is waited for", "[net][udp]") {
     CHECK(r.io.statistics().requests_in_flight == 0);
     if (by_destructor) r.socket = r.open();
 }
+
+TEST_CASE("send room: a datagram that finds none after all waits with the kernel, and is not lost", "[net][udp]") {
+    socket_rig r;
+    r.send(100);
+    const auto refuse = [&r](std::int32_t error) {
+        const ring::scripted::request* first = r.kernel.find(kind::send, r.descriptor);
+        REQUIRE(first != nullptr);
+        r.kernel.complete(first->name, error);
+        r.settle();
+    };
+    refuse(-EAGAIN);
+    CHECK(r.sending() == sizes{100}); // again
+    CHECK(r.socket.writes().packets == 1);
+    SECTION("it is sent") {
+        r.sent();
+        r.settle();
+        CHECK(r.socket.writes().packets == 2);
+        CHECK(r.socket.writes().failed() == 0);
+    }
+    SECTION("a second refusal is the end of it") {
+        refuse(-EAGAIN);
+        CHECK(r.sending().empty());
+        CHECK(r.socket.writes().failed() == 1);
+    }
+}

@@ -6,10 +6,13 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <thread>
 
 #include "hosts.hpp"
 
@@ -399,4 +402,46 @@ TEST_CASE("a socket without options has a port, and can be moved", "[net][udp]")
     CHECK(got == "two from " + at("127.0.0.1", c.local()).to_string());
     const std::string said = io.run(complaint(io, c, 10, endpoint::from_string("127.0.0.1:0")));
     CHECK(has(said, "port 0"));
+}
+
+TEST_CASE("an echo whose buffers are all on their way out goes on when they are back", "[net][udp]") {
+    cotun::reactor_options options;
+    options.pool.small_count = GENERATE(2U, 3U, 8U);
+    options.pool.large_count = 0;
+    cotun::reactor io(options);
+    cotun::udp_socket server = cotun::open_udp(io, bound("127.0.0.1:0"));
+    const int client = ::socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+    REQUIRE(client >= 0);
+    sockaddr_in to{};
+    to.sin_family = AF_INET;
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    to.sin_port = htons(server.local().port());
+    REQUIRE(::connect(client, reinterpret_cast<const sockaddr*>(&to), sizeof to) == 0);
+    static constexpr int count = 2000;
+    static constexpr int window = 8;
+    std::thread load([client] { // answers bring the next ones; ten seconds without any are the end
+        int sent = 0;
+        int answered = 0;
+        char byte = 0;
+        while (answered < count) {
+            for (; sent < count && sent < answered + window; ++sent) (void)!::send(client, &byte, 1, 0);
+            pollfd waiting{client, POLLIN, 0};
+            if (::poll(&waiting, 1, 10'000) != 1) return;
+            while (::recv(client, &byte, 1, 0) == 1) ++answered;
+        }
+    });
+    int echoed = 0;
+    static constexpr auto echo = [](cotun::udp_socket& s, int& n) -> cotun::task<> {
+        for (; n < count; ++n) {
+            cotun::datagram d = co_await s.receive();
+            co_await s.send_to(std::move(d.payload), d.sender);
+        }
+    };
+    run_bounded(io, echo(server, echoed));
+    static constexpr auto flush = [](cotun::udp_socket& s) -> cotun::task<> { co_await s.flush(); };
+    io.run(flush(server));
+    load.join();
+    ::close(client);
+    CHECK(echoed == count);
+    CHECK(server.writes().failed() == 0);
 }

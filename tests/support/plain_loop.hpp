@@ -13,7 +13,7 @@
 
 #include <chrono>
 #include <condition_variable>
-#include <functional>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
@@ -27,7 +27,8 @@ public:
     clock::time_point now() noexcept override { return now_; }
     void arm(detail::timer& t, clock::time_point when) override { timers_.arm(t, when); }
     void disarm(detail::timer& t) noexcept override { timers_.disarm(t); }
-    void post(std::function<void()> function) override {
+    using scheduler::post;
+    void post(std::unique_ptr<detail::posted> function) override {
         const std::lock_guard guard(lock_);
         posted_.push_back(std::move(function));
         ++posts_;
@@ -103,18 +104,18 @@ private:
         return !posted_.empty();
     }
     void call_posted() {
-        std::vector<std::function<void()>> all;
+        std::vector<std::unique_ptr<detail::posted>> all;
         {
             const std::lock_guard guard(lock_);
             all.swap(posted_);
         }
-        for (auto& function : all) function();
+        for (auto& function : all) function->call();
     }
 
     clock::time_point now_ = clock::time_point{} + std::chrono::hours(1);
     detail::timer_heap timers_;
     mutable std::mutex lock_;
-    std::vector<std::function<void()>> posted_;
+    std::vector<std::unique_ptr<detail::posted>> posted_;
     std::size_t posts_ = 0;
     std::condition_variable has_post_;
 };

@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -57,16 +58,44 @@ class Signals:
             raise Stopped(self.pending)
 
 
-class Lab:
-    """Processes and namespaces of one trial; leaving it removes them all, whatever happened."""
+class Processes:
+    """The processes of one trial; leaving it ends them all, whatever happened."""
 
     def __init__(self, signals, pinned):
         cpus = sorted(os.sched_getaffinity(0))
         pinned = pinned and len(cpus) > 1
-        self.forwarder_cpus = cpus[-1:] if pinned else cpus
+        self.all_cpus = cpus
+        self.tested_cpus = cpus[-1:] if pinned else cpus
         self.load_cpus = cpus[:-1] if pinned else cpus
         self.signals = signals
         self.processes = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with self.signals.held():
+            for process in reversed(self.processes):
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
+
+    def start(self, *command, cpus=None):
+        """Starts a process that dies with this one, in a session of its own: Ctrl-C reaches only us, and we end it."""
+        with self.signals.held():
+            process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL,
+                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                       start_new_session=True,
+                                       preexec_fn=lambda: prepare_child(cpus or self.load_cpus))
+            self.processes.append(process)
+        return process
+
+
+class Lab(Processes):
+    """Processes, and two namespaces, which go with them."""
+
+    def __init__(self, signals, pinned):
+        super().__init__(signals, pinned)
         self.namespaces = [f"cotun-bench-{os.getpid()}-{end}" for end in "ab"]
 
     def __enter__(self):
@@ -81,22 +110,9 @@ class Lab:
 
     def __exit__(self, *_):
         with self.signals.held():
-            for process in reversed(self.processes):
-                if process.poll() is None:
-                    process.kill()
-                process.wait()
+            super().__exit__()
             for name in self.namespaces:
                 subprocess.run(["ip", "netns", "del", name], capture_output=True, start_new_session=True)
-
-    def start(self, *command, cpus=None):
-        """Starts a process that dies with this one, in a session of its own: Ctrl-C reaches only us, and we end it."""
-        with self.signals.held():
-            process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL,
-                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                       start_new_session=True,
-                                       preexec_fn=lambda: prepare_child(cpus or self.load_cpus))
-            self.processes.append(process)
-        return process
 
 
 def prepare_child(cpus):
@@ -133,3 +149,9 @@ def wait_until(ready, seconds, process, what):
         if time.monotonic() > end:
             raise BenchError(f"{what}: not ready within {seconds:.0f} s")
         time.sleep(0.02)
+
+
+def report_progress(text):
+    """One line that is written over; nothing where nobody watches. An empty text ends it."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

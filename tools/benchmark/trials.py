@@ -104,7 +104,7 @@ def start_forwarder(lab, name, program):
     a, b = lab.namespaces
     forwarder = lab.start(program, "--a", f"tun_a@{a}", "--address-a", ADDRESSES[0] + "/24",
                           "--b", f"tun_b@{b}", "--address-b", ADDRESSES[1] + "/24", "--mtu", MTU,
-                          cpus=lab.forwarder_cpus)
+                          cpus=lab.tested_cpus)
     for netns, device in ((a, "tun_a"), (b, "tun_b")):
         wait_until(lambda: is_up(netns, device), 5, forwarder, f"forwarder '{name}', device {device}")
         run("ip", "-n", netns, "link", "set", "dev", device, "txqueuelen", QUEUE_PACKETS)

@@ -3,11 +3,13 @@
 // Where coroutine frames live.
 //
 // Every frame is 64-byte aligned: GCC 12 lays out over-aligned locals as if the frame were, whatever `operator new`
-// returned (research: misaligned in 100 of 128 frames with the plain one). Freed frames are kept on short lists, one a
-// size class of 64 bytes, so that awaiting a task in a loop costs no call of the allocator. Builds with a sanitizer
-// keep nothing, so that a use after free is seen.
+// returned (research: misaligned in 100 of 128 frames with the plain one). Freed frames are kept, by size class of 64
+// bytes and up to 2 KiB, so that awaiting a task in a loop costs no call of the allocator. Builds with a sanitizer keep
+// nothing, so that a use after free is seen.
 //
-// Thread: a frame may be freed on another thread than the one that made it; the lists are thread-local and bounded.
+// Thread: a frame may be freed on another thread than the one that made it. What a thread keeps, up to 128 frames of a
+// class, goes with it; what it has beyond, up to 256 of a class, is for any thread: so frames that are made here and
+// freed there come back without the allocator.
 #pragma once
 
 #include <cstddef>

@@ -5,12 +5,37 @@
 // Thread: the loop's, except post().
 #pragma once
 
+#include <cotun/coro/frame.hpp>
 #include <cotun/coro/timer.hpp>
 #include <cotun/coro/waiter.hpp>
 
-#include <functional>
+#include <concepts>
+#include <memory>
+#include <utility>
 
 namespace cotun::detail {
+
+/// A function on its way to the loop's thread; made on one and freed on the other, as frames may be.
+class posted : public frame_allocated {
+public:
+    posted() noexcept = default;
+    posted(const posted&) = delete;
+    posted& operator=(const posted&) = delete;
+    virtual ~posted() = default;
+    virtual void call() = 0;
+
+    posted* next = nullptr; // the loop's list of them
+};
+
+template <std::invocable Function>
+class posted_function final : public posted {
+public:
+    explicit posted_function(Function&& function) : function_(std::move(function)) {}
+    void call() override { function_(); }
+
+private:
+    Function function_;
+};
 
 class scheduler {
 public:
@@ -30,8 +55,12 @@ public:
     /// Throws std::bad_alloc; std::errc::resource_unavailable_try_again if there are as many timers as there may be.
     virtual void arm(timer& t, clock::time_point when) = 0;
     virtual void disarm(timer& t) noexcept = 0;
-    /// Has `function` called on the loop's thread. Any thread.
-    virtual void post(std::function<void()> function) = 0;
+    /// Has the function called on the loop's thread. Any thread.
+    virtual void post(std::unique_ptr<posted> function) = 0;
+    template <std::invocable Function>
+    void post(Function function) {
+        post(std::unique_ptr<posted>(std::make_unique<posted_function<Function>>(std::move(function))));
+    }
 
 protected:
     ~scheduler() = default;

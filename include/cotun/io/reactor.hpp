@@ -32,7 +32,6 @@
 #include <chrono>
 #include <concepts>
 #include <cstddef>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <system_error>
@@ -186,8 +185,12 @@ public:
     /// std::errc::resource_unavailable_try_again when there are as many as reactor_options::tasks.
     void spawn(task<> body);
 
-    /// Has `function` called on the reactor's thread. Any thread; the reactor must live. Allocates.
-    void post(std::function<void()> function);
+    /// Has `function` called on the reactor's thread, where it is destroyed, too. Any thread; the reactor must live.
+    /// Functions of one thread are called in the order in which they were posted. Allocates.
+    template <std::invocable Function>
+    void post(Function function) {
+        post(std::unique_ptr<detail::posted>(std::make_unique<detail::posted_function<Function>>(std::move(function))));
+    }
 
     /// Ends the current run(), or the next one. Any thread; safe in a signal handler.
     void stop() noexcept;
@@ -228,6 +231,7 @@ private:
         value.emplace(co_await std::move(body));
     }
     void run_main(task<> main);
+    void post(std::unique_ptr<detail::posted> function);
     [[noreturn]] static void throw_stopped();
 
     std::unique_ptr<detail::reactor_core> core_;
