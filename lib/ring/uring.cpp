@@ -407,8 +407,8 @@ void uring::wake() noexcept {
 int uring::enter_kernel(bool wait, std::optional<clock::time_point> deadline) {
     ++statistics_.enters;
     // If the kernel does not take all of them this time, the next wait is short.
-    const unsigned at_once = std::exchange(sends_at_once_, 0U);
-    const unsigned sends = std::exchange(report_sends_, false) ? 0 : at_once;
+    const unsigned queued = std::exchange(sends_at_once_, 0U);
+    const unsigned sends = std::exchange(report_sends_, false) ? 0 : queued;
     if (!wait) return enter_ring(ring_, {});
     const bool idle = io_uring_sq_ready(&ring_) == sends;
     const clock::time_point now = idle || deadline ? clock::now() : clock::time_point{};
