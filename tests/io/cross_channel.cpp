@@ -50,6 +50,15 @@ task<int> ask(cross_channel<int>& to, cross_channel<int>& from, int count) {
     co_return answers;
 }
 
+task<> take_all(cross_channel<int>& from, std::atomic<int>& count) {
+    while (std::optional<int> value = co_await from.receive()) ++count;
+}
+
+task<> run_briefly(reactor& on, std::atomic<bool>& flag) {
+    flag = true;
+    co_await on.yield();
+}
+
 } // namespace
 
 TEST_CASE("cross_channel: between reactors on two threads", "[threads]") {
@@ -103,17 +112,8 @@ TEST_CASE("cross_channel: a reactor goes, with what waits on it, while another t
         if (const auto why = ring_refused()) SKIP(*why);
         std::thread other([&] {
             reactor io;
-            struct take {
-                static task<> all(cross_channel<int>& from, std::atomic<int>& count) {
-                    while (co_await from.receive()) ++count;
-                }
-                static task<> briefly(reactor& on, std::atomic<bool>& flag) {
-                    flag = true;
-                    co_await on.yield();
-                }
-            };
-            for (int i = 0; i < 3; ++i) io.spawn(take::all(of, received));
-            io.run(take::briefly(io, runs));
+            for (int i = 0; i < 3; ++i) io.spawn(take_all(of, received));
+            io.run(run_briefly(io, runs));
         });
         while (!runs) std::this_thread::yield();
         int sent = 0;
