@@ -21,6 +21,7 @@
 #include <cotun/io/packet.hpp>
 #include <cotun/io/packet_batch.hpp>
 #include <cotun/io/reactor.hpp>
+#include <cotun/io/reactor_group.hpp>
 #include <cotun/io/readiness.hpp>
 #include <cotun/io/signal.hpp>
 #include <cotun/io/statistics.hpp>

@@ -10,16 +10,6 @@
 namespace cotun {
 namespace {
 
-bool is_cancellation(const std::exception_ptr& failure) {
-    try {
-        std::rethrow_exception(failure);
-    } catch (const std::system_error& e) {
-        return e.code() == std::errc::operation_canceled;
-    } catch (...) {
-        return false;
-    }
-}
-
 [[noreturn]] void fail(int error, const std::string& what) {
     throw std::system_error(error, std::generic_category(), what);
 }
@@ -89,7 +79,7 @@ void scope::spawn(task<> work) {
 
 void scope::ended(std::exception_ptr failure) noexcept {
     --count_;
-    if (failure && !(stop_.requested() && is_cancellation(failure))) {
+    if (failure && !(stop_.requested() && detail::is_cancellation(failure))) {
         if (!failure_) failure_ = std::move(failure);
         stop_.request();
     }

@@ -4,6 +4,7 @@
 #include <cotun/coro/with_stop.hpp>
 
 #include <cerrno>
+#include <exception>
 #include <string>
 #include <system_error>
 
@@ -11,6 +12,16 @@ namespace cotun::detail {
 
 void throw_stopped() {
     throw std::system_error(ECANCELED, std::generic_category(), "cotun: the task that waited here was asked to stop");
+}
+
+bool is_cancellation(const std::exception_ptr& failure) {
+    try {
+        std::rethrow_exception(failure);
+    } catch (const std::system_error& e) {
+        return e.code() == std::errc::operation_canceled;
+    } catch (...) {
+        return false;
+    }
 }
 
 void throw_timed_out() {

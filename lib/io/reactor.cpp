@@ -17,6 +17,7 @@ std::unique_ptr<detail::reactor_core> make_core(const reactor_options& options) 
     ring.coalesce = options.coalesce;
     ring.busy_poll = options.busy_poll;
     ring.registered_files = options.registered_files;
+    ring.messages = options.messages;
     switch (options.ring) {
     case ring_mode::automatic: ring.mode = ring::task_mode::automatic; break;
     case ring_mode::deferred: ring.mode = ring::task_mode::deferred; break;
@@ -35,7 +36,7 @@ reactor::~reactor() = default;
 void reactor::run_main(task<> main) { core_->run(&main); }
 void reactor::run() { core_->run(nullptr); }
 void reactor::spawn(task<> body) { core_->spawn(std::move(body)); }
-void reactor::post(std::unique_ptr<detail::posted> function) { core_->post(std::move(function)); }
+void reactor::post(detail::message& m) { core_->post(m); }
 void reactor::stop() noexcept { core_->stop(); }
 packet reactor::try_allocate(std::size_t size) { return core_->try_allocate(size); }
 reactor_statistics reactor::statistics() const noexcept { return core_->statistics(); }

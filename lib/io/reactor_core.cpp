@@ -45,13 +45,15 @@ struct reactor_core::root_promise : frame_allocated, waiter {
     root_promise(reactor_core& of, task<>&, main_outcome*) noexcept : core(&of) {
         coroutine = std::coroutine_handle<root_promise>::from_promise(*this);
         core->roots_.push_back(*this);
-        ++core->tasks_;
+        if (core->tasks_++ == 0 && core->watch_ != nullptr) core->watch_->tasks_began();
     }
     root_promise(const root_promise&) = delete;
     root_promise& operator=(const root_promise&) = delete;
-    ~root_promise() { --core->tasks_; }
+    ~root_promise() {
+        if (--core->tasks_ == 0 && core->watch_ != nullptr) core->watch_->tasks_ended();
+    }
     root get_return_object() noexcept { return {this}; }
-    await_context context() const noexcept { return {core, nullptr}; }
+    await_context context() const noexcept { return {core, core->root_stop_}; }
     first_turn initial_suspend() const noexcept { return first_turn(*core); }
     std::suspend_never final_suspend() const noexcept { return {}; }
     void unhandled_exception() const noexcept { std::terminate(); } // run_root catches all
@@ -88,12 +90,16 @@ void reactor_core::spawn(task<> body) {
     refuse_child("spawn()");
     check_thread("spawn()");
     if (!body) fail(EINVAL, "reactor: spawn of an empty task (moved from?)");
+    check_room_for_task();
+    start(std::move(body), nullptr);
+}
+
+void reactor_core::check_room_for_task() const {
     if (tasks_ >= most_tasks_)
         fail(EAGAIN,
              fmt::format("reactor: spawn: {} tasks run, as many as may; spawn fewer (a scope has room() to wait "
                          "for), or raise reactor_options::tasks",
                          tasks_));
-    start(std::move(body), nullptr);
 }
 
 // --- life ----------------------------------------------------------------------------------------------------------
@@ -104,7 +110,8 @@ reactor_core::reactor_core(const reactor_options& options, std::unique_ptr<ring:
       pool_(new packet_pool(options.pool)),
       most_timers_(options.timers),
       most_tasks_(options.tasks),
-      helpers_(std::make_shared<helper_threads>(options.helper_threads)) {
+      helpers_(std::make_shared<helper_threads>(options.helper_threads)),
+      waker_(driver_->share_waker()) {
     pool_->listen(*this);
 }
 
@@ -114,9 +121,9 @@ reactor_core::~reactor_core() {
     while (!open_.empty()) open_.front().reactor_ends();
     while (!blocking_.empty()) finish_blocking(blocking_.front().number);
     settle();
-    take_posted();
-    while (to_call_ != nullptr) delete std::exchange(to_call_, to_call_->next);
+    drop_messages();
     streams_.reset();
+    waker_.reset();  // so that the driver knows whether others have it
     driver_.reset(); // before the pool: the kernel may write into its buffers until the ring is gone
     pool_->abandon();
 }
@@ -137,24 +144,32 @@ void reactor_core::settle() noexcept {
 
 // --- the loop ------------------------------------------------------------------------------------------------------
 
-void reactor_core::run(task<>* main) {
+void reactor_core::loop(task<>* main, bool until_stopped) {
     refuse_child("run()");
     if (main != nullptr && !*main) fail(EINVAL, "reactor: run of an empty task (moved from?)");
     if (int nobody = 0; !runner_.compare_exchange_strong(nobody, gettid()))
         fail(EBUSY, "reactor: run() while it runs; spawn() the task, or co_await it");
     main_outcome outcome;
     struct run_guard { // also when run() is left by an exception, or stopped
-        run_guard(reactor_core& of, main_outcome* m) : core(of), main(m) { core.main_ = m; }
+        run_guard(reactor_core& of, main_outcome* m, bool stays)
+            : core(of), main(m), outer(std::exchange(running_here(), &of)) {
+            if (outer != nullptr) outer->wake_at_once(); // this may take long
+            core.main_ = m;
+            core.until_stopped_ = stays;
+        }
         ~run_guard() {
             if (main != nullptr && main->promise != nullptr && !main->ended) main->promise->coroutine.destroy();
+            core.wake_at_once();
+            running_here() = outer;
             core.main_ = nullptr;
             core.stop_.store(false);
             core.runner_.store(0);
         }
         reactor_core& core;
         main_outcome* main;
+        reactor_core* outer;
     };
-    const run_guard guard(*this, main != nullptr ? &outcome : nullptr);
+    const run_guard guard(*this, main != nullptr ? &outcome : nullptr, until_stopped);
     if (main != nullptr) start(std::move(*main), &outcome);
     while (!stop_.load()) {
         pass();
@@ -165,8 +180,8 @@ void reactor_core::run(task<>* main) {
 }
 
 bool reactor_core::run_is_over() const noexcept {
-    return runner_.load(std::memory_order_relaxed) == 0 || failure_ ||
-           (main_ != nullptr ? main_->ended : roots_.empty());
+    if (runner_.load(std::memory_order_relaxed) == 0 || failure_) return true;
+    return main_ != nullptr ? main_->ended : roots_.empty() && !until_stopped_;
 }
 
 void reactor_core::pass() {
@@ -176,23 +191,19 @@ void reactor_core::pass() {
     prepare_all(); // may make waiters ready
     const bool idle = ready_.empty() && to_prepare_.empty() && to_call_ == nullptr &&
                       posted_.load(std::memory_order_relaxed) == nullptr && !stop_.load(std::memory_order_relaxed);
-    const bool wait = idle && !run_is_over() && fall_asleep();
+    const bool wait = idle && !run_is_over() && prepare_to_sleep();
     enter_driver(wait);
     if (wait) asleep_.store(false, std::memory_order_relaxed);
     after_enter();
 }
 
-// Whoever posts looks whether the reactor sleeps after it has put its function on the list; so the reactor says that it
-// does before it looks at the list for the last time, and one of the two sees the other.
-bool reactor_core::fall_asleep() noexcept {
+// Whoever posts pushes first and looks whether this sleeps then; this says that it will sleep first, and looks whether
+// something was pushed then. So one of the two sees the other.
+bool reactor_core::prepare_to_sleep() noexcept {
     asleep_.store(true);
     if (posted_.load() == nullptr && !stop_.load()) return true;
     asleep_.store(false, std::memory_order_relaxed);
     return false;
-}
-
-void reactor_core::awaken() noexcept {
-    if (asleep_.load() && asleep_.exchange(false)) driver_->wake();
 }
 
 void reactor_core::turn() {
@@ -280,7 +291,15 @@ void reactor_core::prepare_all() {
 void reactor_core::enter_driver(bool wait) {
     constexpr std::size_t ahead = 4;
     if (wants_buffers()) driver_->report_sends(); // what was sent gives some back
-    const std::size_t count = driver_->enter(wait, wait ? timers_.next() : std::nullopt, completions_);
+    if (!to_wake_.empty()) send_wakes();
+    std::size_t count = 0;
+    try {
+        count = driver_->enter(wait, wait ? timers_.next() : std::nullopt, completions_);
+    } catch (...) {
+        broken_ = true;
+        throw; // and run()'s end wakes those that were to be
+    }
+    to_wake_.clear();
     for (std::size_t i = 0; i < count; ++i) {
         if (i + ahead < count) prefetch(completions_[i + ahead]);
         if (!requests_.deliver(completions_[i])) ++counters.strays;
@@ -339,78 +358,6 @@ void reactor_core::retry_writers() {
     for (std::size_t i = 0; i < retrying_.size(); ++i)
         if (retrying_[i] != nullptr) retrying_[i]->retry();
     retrying_.clear();
-}
-
-// --- other threads -------------------------------------------------------------------------------------------------
-
-// A reactor that does not sleep finds what was posted before it would, without a wake-up; one that does is woken once,
-// however many post meanwhile.
-void reactor_core::post(std::unique_ptr<posted> function) {
-    refuse_child("post()");
-    posted* p = function.release();
-    posted* head = posted_.load(std::memory_order_relaxed);
-    do {
-        p->next = head;
-    } while (!posted_.compare_exchange_weak(head, p, std::memory_order_seq_cst, std::memory_order_relaxed));
-    awaken();
-}
-
-void reactor_core::stop() noexcept {
-    if (forked()) return;
-    stop_.store(true);
-    awaken();
-}
-
-void reactor_core::take_posted() noexcept {
-    posted* taken = posted_.exchange(nullptr, std::memory_order_acquire);
-    posted* in_order = nullptr;
-    while (taken != nullptr) {
-        posted* next = taken->next;
-        taken->next = in_order;
-        in_order = taken;
-        taken = next;
-    }
-    posted** end = &to_call_;
-    while (*end != nullptr) end = &(*end)->next;
-    *end = in_order;
-}
-
-// A function that throws ends run(); those behind it are called by the next one.
-void reactor_core::call_posted() {
-    if (posted_.load(std::memory_order_relaxed) != nullptr) take_posted();
-    while (to_call_ != nullptr) {
-        const std::unique_ptr<posted> p(std::exchange(to_call_, to_call_->next));
-        p->call();
-    }
-}
-
-std::uint64_t reactor_core::run_blocking(std::function<void()> work, std::function<void()> ended) {
-    const std::uint64_t number = ++last_blocking_;
-    blocking_work& b = blocking_.emplace_back(blocking_work{number, std::move(ended), {}});
-    auto tell = [this, number] { finish_blocking(number); };
-    try {
-        b.thread = start_quiet_thread([this, work, tell] {
-            work();
-            post(tell);
-        });
-    } catch (const std::system_error&) { // no thread to be had: then here, late rather than never
-        work();
-        post(tell);
-    }
-    return number;
-}
-
-void reactor_core::finish_blocking(std::uint64_t number) {
-    const auto found =
-        std::find_if(blocking_.begin(), blocking_.end(), [number](const auto& b) { return b.number == number; });
-    if (found == blocking_.end()) return;
-    blocking_work done = std::move(*found);
-    blocking_.erase(found);
-    if (forked())
-        done.thread.detach(); // there is no such thread in a child
-    else if (done.thread.joinable())
-        done.thread.join();
-    done.ended();
 }
 
 // --- buffers -------------------------------------------------------------------------------------------------------
@@ -497,6 +444,7 @@ reactor_statistics reactor_core::statistics() const noexcept {
     s.overflows = d.overflows;
     s.busy = d.busy;
     s.wakes = d.wakes;
+    s.messages = d.messages;
     s.busy_polls = d.busy_polls;
     s.busy_poll_hits = d.busy_poll_hits;
     s.tasks = tasks_;

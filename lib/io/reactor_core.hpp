@@ -9,7 +9,9 @@
 // what the destructors of devices do.
 #pragma once
 
+#include <cotun/coro/message.hpp>
 #include <cotun/coro/scheduler.hpp>
+#include <cotun/coro/stop.hpp>
 #include <cotun/coro/task.hpp>
 #include <cotun/io/reactor.hpp>
 
@@ -63,6 +65,16 @@ protected:
 private:
     friend class reactor_core;
     bool scheduled_ = false;
+};
+
+/// Is told when a reactor that had no tasks has one, and when the last has ended or was destroyed.
+class task_watch {
+public:
+    virtual void tasks_began() noexcept = 0;
+    virtual void tasks_ended() noexcept = 0;
+
+protected:
+    ~task_watch() = default;
 };
 
 /// Throws std::errc::invalid_argument for an option that is out of its range.
@@ -138,11 +150,32 @@ public:
 
     // --- for reactor ----------------------------------------------------------------------------------------------
 
-    void run(task<>* main);
+    void run(task<>* main) { loop(main, false); }
     void spawn(task<> body);
+    /// Throws std::errc::resource_unavailable_try_again at reactor_options::tasks.
+    void check_room_for_task() const;
     using scheduler::post;
-    void post(std::unique_ptr<posted> function) override;
+    void post(message& m) override;
     void stop() noexcept;
+
+    /// Has `m` run on the reactor's thread. Any thread. From what another reactor runs, the wake-up goes with that
+    /// one's pass, where its driver can.
+    void deliver(message& m) noexcept;
+    /// The same, with a wake-up of its own: safe in a signal handler.
+    void deliver_at_once(message& m) noexcept;
+
+    // --- for reactor_group ----------------------------------------------------------------------------------------
+
+    /// Before it first runs: tells `watch` of its tasks, whose waits `stop` stops. Both must outlive it.
+    void watch_tasks(task_watch& watch, stop_state& stop) noexcept;
+    /// Runs until stop(), also without tasks.
+    void serve() { loop(nullptr, true); }
+    /// Destroys all tasks; messages are dropped from here on. Not while it runs.
+    void end_tasks() noexcept;
+    /// Whether the driver has failed, so that it cannot run any more.
+    bool is_broken() const noexcept { return broken_; }
+    void drop_messages() noexcept;
+
     packet try_allocate(std::size_t size);
     reactor_statistics statistics() const noexcept;
 
@@ -180,8 +213,15 @@ private:
     void after_enter();
     void fire_timers();
     void retry_writers();
-    bool fall_asleep() noexcept;
-    void awaken() noexcept;
+    /// The innermost whose run() the calling thread is in.
+    static reactor_core*& running_here() noexcept;
+    void loop(task<>* main, bool until_stopped);
+    bool prepare_to_sleep() noexcept;
+    void push(message& m) noexcept;
+    bool claim_wake() noexcept;
+    void wake_with_pass(const reactor_core& other) noexcept;
+    void send_wakes() noexcept;
+    void wake_at_once() noexcept;
     void call_posted();
     void take_posted() noexcept;
     void settle() noexcept;
@@ -226,9 +266,18 @@ private:
     std::atomic<int> runner_{0};         // the thread that is in run(), by the kernel's number
     const main_outcome* main_ = nullptr; // of the current run(), if it has one
     std::atomic<bool> stop_{false};
-    std::atomic<bool> asleep_{false};      // in an entry of run() that waits, or about to be, and not woken yet
-    std::atomic<posted*> posted_{nullptr}; // pushed by any thread, last first
-    posted* to_call_ = nullptr;            // the reactor's own, first first
+    bool until_stopped_ = false;
+    bool broken_ = false;
+    bool drops_ = false;
+    task_watch* watch_ = nullptr;
+    stop_state* root_stop_ = nullptr;
+    std::shared_ptr<ring::waker> waker_;
+    std::vector<std::shared_ptr<ring::waker>> to_wake_; // other reactors, with the next kernel entry
+    message* to_call_ = nullptr;                        // the reactor's own, first first
+
+    // What other threads write. The list is pushed by any thread, last first.
+    alignas(64) std::atomic<message*> posted_{nullptr};
+    std::atomic<bool> asleep_{false}; // in the kernel, or on its way there: whoever takes this away wakes it
 };
 
 } // namespace cotun::detail

@@ -14,12 +14,13 @@
 // below capacity(), and the number of buffers in groups at or below buffer_capacity(). Then neither queue can overflow,
 // and none of these functions can fail for want of room. ring/requests.hpp does the counting.
 //
-// Thread: all of it on one thread, the first that calls enter(), except wake().
+// Thread: all of it on one thread, the first that calls enter(), except wake() and share_waker().
 #pragma once
 
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <sys/socket.h>
@@ -58,8 +59,9 @@ enum class feature : std::uint8_t {
     read_multishot,    // Linux 6.7
     receive_multishot, // Linux 6.0
     accept_multishot,  // Linux 5.19
+    message_ring,      // a message from ring to ring: Linux 5.18
 };
-inline constexpr std::size_t features = 3;
+inline constexpr std::size_t features = 4;
 
 struct driver_statistics {
     std::uint64_t enters = 0;         // kernel entries
@@ -68,8 +70,19 @@ struct driver_statistics {
     std::uint64_t overflows = 0;      // enters that found completions in the kernel's backlog, the queue being full
     std::uint64_t busy = 0;           // enters that answered EBUSY, EAGAIN or ENOMEM and were tried again
     std::uint64_t wakes = 0;          // wake-ups from other threads
+    std::uint64_t messages = 0;       // wake-ups sent to other drivers with the requests
     std::uint64_t busy_polls = 0;     // waits that began by looking for completions without sleeping
     std::uint64_t busy_poll_hits = 0; // those of them that needed no sleep
+};
+
+/// Wakes a driver. It may outlive it, and wakes nobody then. Any thread; safe in a signal handler.
+class waker {
+public:
+    waker() = default;
+    waker(const waker&) = delete;
+    waker& operator=(const waker&) = delete;
+    virtual ~waker() = default;
+    virtual void wake() noexcept = 0;
 };
 
 class driver {
@@ -145,6 +158,11 @@ public:
 
     /// Makes the current or the next waiting enter() return. Any thread; safe in a signal handler.
     virtual void wake() noexcept = 0;
+    /// What does the same for others, who may keep it. Any thread, while the driver lives.
+    virtual std::shared_ptr<waker> share_waker() const noexcept = 0;
+    /// Wakes another driver with the next enter(), at no system call's expense. False: it cannot be done here and now;
+    /// use target->wake().
+    virtual bool send_wake(const std::shared_ptr<waker>& target) noexcept = 0;
 
     virtual clock::time_point now() noexcept { return clock::now(); }
     virtual driver_statistics statistics() const noexcept = 0;

@@ -203,7 +203,16 @@ std::size_t scripted::total(const request& r) {
     return all;
 }
 
+bool scripted::send_wake(const std::shared_ptr<waker>& target) noexcept {
+    if (!supports(feature::message_ring)) return false;
+    to_wake_.push_back(target);
+    ++statistics_.messages;
+    return true;
+}
+
 void scripted::submit() {
+    for (const std::shared_ptr<waker>& target : to_wake_) target->wake();
+    to_wake_.clear();
     if (in_flight.size() + queued_.size() > requests_)
         throw std::logic_error("scripted: more requests than capacity()");
     for (; !queued_.empty(); queued_.pop_front()) {
@@ -227,14 +236,14 @@ std::size_t scripted::enter(bool wait, std::optional<clock::time_point> deadline
     ++statistics_.enters;
     submit();
     const bool due = deadline && *deadline <= now_;
-    if (wait && completed_.empty() && !woken_.load() && !due) {
+    if (wait && completed_.empty() && !woken_->set.load() && !due) {
         if (idle) idle(*this);
-        if (completed_.empty() && !woken_.load()) {
+        if (completed_.empty() && !woken_->set.load()) {
             if (!deadline) throw std::logic_error("scripted: the reactor would wait for ever");
             now_ = std::max(now_, *deadline);
         }
     }
-    if (woken_.exchange(false)) ++statistics_.wakes;
+    if (woken_->set.exchange(false)) ++statistics_.wakes;
     const std::size_t count = std::min(out.size(), completed_.size());
     std::copy_n(completed_.begin(), count, out.begin());
     completed_.erase(completed_.begin(), completed_.begin() + static_cast<std::ptrdiff_t>(count));

@@ -73,7 +73,7 @@ public:
     std::map<int, int> pending_error;
     std::vector<int> shut_down;   // descriptors whose sending side was
     bool cancels_answered = true; // else cancelled requests wait for the test to complete them
-    std::array<bool, features> supported{true, true, true};
+    std::array<bool, features> supported{true, true, true, true};
     int refuse_groups = 0; // an errno: add_group() throws it
 
     request* find(kind what, int descriptor);
@@ -122,7 +122,9 @@ public:
         return 0;
     }
     std::size_t enter(bool wait, std::optional<clock::time_point> deadline, std::span<completion>) override;
-    void wake() noexcept override { woken_.store(true); }
+    void wake() noexcept override { woken_->wake(); }
+    std::shared_ptr<waker> share_waker() const noexcept override { return woken_; }
+    bool send_wake(const std::shared_ptr<waker>& target) noexcept override;
     clock::time_point now() noexcept override { return now_; }
     driver_statistics statistics() const noexcept override { return statistics_; }
 
@@ -139,7 +141,12 @@ private:
     std::map<std::uint16_t, std::deque<group_buffer>> groups_;
     std::map<std::uint16_t, unsigned> group_sizes_;
     std::uint16_t next_group_ = 0;
-    std::atomic<bool> woken_{false};
+    struct flag final : waker {
+        void wake() noexcept override { set.store(true); }
+        std::atomic<bool> set{false};
+    };
+    std::shared_ptr<flag> woken_ = std::make_shared<flag>();
+    std::vector<std::shared_ptr<waker>> to_wake_;
     clock::time_point now_ = clock::time_point{} + std::chrono::hours(1);
     driver_statistics statistics_;
 };

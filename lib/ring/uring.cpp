@@ -7,6 +7,8 @@
 #include "ring/kernel.hpp"
 #include "ring/process.hpp"
 #include "ring/removal.hpp"
+#include "ring/set_up.hpp"
+#include "ring/wake.hpp"
 
 #include <algorithm>
 #include <array>
@@ -17,7 +19,6 @@
 #include <liburing.h>
 #include <poll.h>
 #include <string>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -29,27 +30,18 @@
 namespace cotun::ring {
 namespace {
 
-constexpr token wake_token = ~token{0};        // the poll of the eventfd
-constexpr token ignored_token = ~token{0} - 1; // cancels: what matters is the target's completion
-constexpr unsigned smallest_ring = 32;         // below this many requests, memory is refused rather than stepped down
-constexpr unsigned own_requests = 2;           // the poll of the eventfd, and one to spare
+constexpr token wake_token = ~token{0};                             // the poll of the eventfd
+constexpr token ignored_token = ~token{0} - 1;                      // cancels: what matters is the target's completion
+constexpr token woken_token = ~token{0} - 2;                        // another driver's message
+constexpr token message_token = ~token{0} - 4 - wake_targets::most; // and the target's number: a message of our own
+constexpr unsigned own_requests = 4; // two entries each: the poll of the eventfd, messages, one to spare
+constexpr unsigned most_messages = 2 * own_requests - 2; // queued at a time
 constexpr unsigned file_table = 256;
 constexpr std::chrono::hours longest_wait{24};
 constexpr unsigned gathered = 4096; // completions: more than come while a wait gathers
 
 [[noreturn]] void fail(int error, const std::string& what) {
     throw std::system_error(error, std::generic_category(), what);
-}
-
-unsigned flags_of(task_mode mode) {
-    switch (mode) {
-    case task_mode::automatic:
-    case task_mode::deferred:
-        return IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG;
-    case task_mode::cooperative: return IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG;
-    case task_mode::plain: break;
-    }
-    return 0;
 }
 
 // A group: a provided-buffer ring in pages of its own.
@@ -64,8 +56,8 @@ public:
     explicit uring(const uring_options& options);
     ~uring() override;
 
-    unsigned capacity() const noexcept override { return requests_; }
-    unsigned buffer_capacity() const noexcept override { return buffers_; }
+    unsigned capacity() const noexcept override { return owned_.requests; }
+    unsigned buffer_capacity() const noexcept override { return owned_.buffers; }
     bool supports(feature f) const noexcept override { return supported_[static_cast<std::size_t>(f)]; }
     void lacks(feature f) noexcept override { supported_[static_cast<std::size_t>(f)] = false; }
 
@@ -91,12 +83,12 @@ public:
     void cancel(token) noexcept override;
 
     std::size_t enter(bool wait, std::optional<clock::time_point> deadline, std::span<completion>) override;
-    void wake() noexcept override;
+    void wake() noexcept override { waker_->wake(); }
+    std::shared_ptr<waker> share_waker() const noexcept override { return waker_; }
+    bool send_wake(const std::shared_ptr<waker>& target) noexcept override;
     driver_statistics statistics() const noexcept override;
 
 private:
-    void set_up(const uring_options&);
-    int try_set_up(task_mode, unsigned requests, unsigned buffers);
     void find_features();
     void enable();
     void register_ring() noexcept;
@@ -108,17 +100,17 @@ private:
     bool poll_busily(std::optional<clock::time_point> deadline);
     std::size_t reap(std::span<completion>) noexcept;
     bool take(const io_uring_cqe&, completion&) noexcept;
+    void message_failed(unsigned target, int error) noexcept;
 
     const process_mark process_; // in a child of it, nothing is done: the ring's queues are the parent's
-    io_uring ring_{};
-    bool has_ring_ = false;
+    owned_ring owned_;
+    io_uring& ring_{owned_.ring};
     bool enabled_ = false;
     std::uint64_t owner_ = 0; // the thread that the ring's descriptor is registered with; 0: none
-    bool defers_ = false;
-    unsigned requests_ = 0;
-    unsigned buffers_ = 0;
-    int wake_fd_ = -1;
-    std::array<bool, features> supported_{true, true, true};
+    const std::shared_ptr<uring_waker> waker_;
+    wake_targets targets_;
+    unsigned messages_queued_ = 0;
+    std::array<bool, features> supported_{true, true, true, true};
     std::vector<buffer_group> groups_;
     std::vector<int> free_files_;
     unsigned fruitless_enters_ = 0;
@@ -130,16 +122,13 @@ private:
     driver_statistics statistics_;
 };
 
-uring::uring(const uring_options& options) : busy_poll_(options.busy_poll) {
-    set_up(options);
+uring::uring(const uring_options& options)
+    : owned_(options, own_requests),
+      waker_(std::make_shared<uring_waker>(ring_.ring_fd)),
+      busy_poll_(options.busy_poll) {
     if (coalesces(ring_)) gathering_ = gathering(options.coalesce);
-    wake_fd_ = eventfd(0, EFD_CLOEXEC);
-    if (wake_fd_ < 0) {
-        const int error = errno;
-        io_uring_queue_exit(&ring_);
-        fail(error, "reactor: eventfd for wake-ups (out of descriptors? see `ulimit -n`)");
-    }
     find_features();
+    if (!options.messages) lacks(feature::message_ring);
     rlimit files{};
     getrlimit(RLIMIT_NOFILE, &files);
     const auto table = static_cast<unsigned>(std::min<rlim_t>(file_table, files.rlim_cur));
@@ -149,52 +138,17 @@ uring::uring(const uring_options& options) : busy_poll_(options.busy_poll) {
 
 uring::~uring() {
     check_thread();
-    if (has_ring_) io_uring_queue_exit(&ring_);
+    waker_->leave(ring_, waker_.use_count() > 1);
+    owned_.close();
     for (buffer_group& g : groups_)
         if (g.ring != nullptr) munmap(g.ring, g.bytes);
-    if (wake_fd_ >= 0) ::close(wake_fd_);
-}
-
-// A cancel needs a place in the submission queue besides its target's, and may, if it fails, complete as well; so the
-// submission queue holds two entries a request, and the completion queue two and one for each buffer in a group.
-int uring::try_set_up(task_mode mode, unsigned requests, unsigned buffers) {
-    io_uring_params params{};
-    params.flags =
-        IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_R_DISABLED | flags_of(mode);
-    const unsigned submissions = std::bit_ceil(2 * requests);
-    params.cq_entries = std::bit_ceil(submissions + buffers);
-    const int result = io_uring_queue_init_params(submissions, &ring_, &params);
-    if (result < 0) return result;
-    has_ring_ = true;
-    prepare_entries(ring_);
-    defers_ = mode == task_mode::deferred;
-    requests_ = std::min(requests, params.sq_entries / 2 - own_requests);
-    buffers_ = std::min(buffers, params.cq_entries - params.sq_entries);
-    return 0;
-}
-
-void uring::set_up(const uring_options& options) {
-    unsigned requests = std::max(options.requests, smallest_ring);
-    unsigned buffers = options.buffers;
-    task_mode mode = options.mode == task_mode::automatic ? task_mode::deferred : options.mode;
-    for (;;) {
-        const int result = try_set_up(mode, requests, buffers);
-        if (result == 0) return;
-        if (result == -EINVAL && options.mode == task_mode::automatic && mode != task_mode::plain) {
-            mode = mode == task_mode::deferred ? task_mode::cooperative : task_mode::plain;
-        } else if (result == -ENOMEM && requests / 2 >= smallest_ring) {
-            requests /= 2;
-            buffers /= 2;
-        } else {
-            fail(-result, explain_refused_ring(-result));
-        }
-    }
 }
 
 void uring::find_features() {
     io_uring_probe* probe = io_uring_get_probe_ring(&ring_);
     if (probe == nullptr) return; // then the first arm tells
     if (!io_uring_opcode_supported(probe, kernel::op_read_multishot)) lacks(feature::read_multishot);
+    if (!io_uring_opcode_supported(probe, IORING_OP_MSG_RING)) lacks(feature::message_ring);
     io_uring_free_probe(probe);
 }
 
@@ -394,12 +348,24 @@ void uring::cancel(token request) noexcept {
 
 // A multishot poll tells of each write to the eventfd, whatever its count, which nobody reads. So a wake-up costs no
 // request.
-void uring::arm_wake() noexcept { poll(wake_token, file{wake_fd_, -1}, POLLIN, true); }
+void uring::arm_wake() noexcept { poll(wake_token, file{waker_->descriptor(), -1}, POLLIN, true); }
 
-void uring::wake() noexcept {
-    if (process_.forked()) return;
-    const std::uint64_t one = 1;
-    [[maybe_unused]] const ssize_t written = ::write(wake_fd_, &one, sizeof one);
+// One that arrives answers nothing here, and is not seen. One that fails tells, and the target is woken otherwise.
+bool uring::send_wake(const std::shared_ptr<waker>& target) noexcept {
+    if (!supports(feature::message_ring) || messages_queued_ == most_messages) return false;
+    const std::optional<unsigned> number = targets_.number_of(target);
+    if (!number) return false;
+    io_uring_sqe& entry = prepare(IORING_OP_MSG_RING, file{targets_[*number].ring(), -1}, message_token + *number);
+    entry.flags = IOSQE_CQE_SKIP_SUCCESS;
+    entry.off = woken_token; // what the target's completion carries
+    ++messages_queued_;
+    ++statistics_.messages;
+    return true;
+}
+
+void uring::message_failed(unsigned target, int error) noexcept {
+    if (error == EINVAL || error == EOPNOTSUPP) lacks(feature::message_ring);
+    targets_[target].wake();
 }
 
 // A wait gathers only where there is nothing else to do: an entry that submits more than sends that are over at once
@@ -440,6 +406,7 @@ void uring::after_enter(int result) {
         if (result < 0) fail(-result, "reactor: io_uring_enter");
         statistics_.submissions += static_cast<unsigned>(result);
     }
+    if (io_uring_sq_ready(&ring_) == 0) messages_queued_ = 0;
     fruitless_enters_ = 0;
 }
 
@@ -490,6 +457,14 @@ bool uring::take(const io_uring_cqe& entry, completion& out) noexcept {
     if (entry.user_data == wake_token) {
         ++statistics_.wakes;
         if ((entry.flags & IORING_CQE_F_MORE) == 0) arm_wake();
+        return false;
+    }
+    if (entry.user_data == woken_token) {
+        ++statistics_.wakes;
+        return false;
+    }
+    if (entry.user_data >= message_token) {
+        message_failed(static_cast<unsigned>(entry.user_data - message_token), -entry.res);
         return false;
     }
     out.request = entry.user_data;

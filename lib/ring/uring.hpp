@@ -26,6 +26,7 @@ struct uring_options {
     std::chrono::microseconds coalesce{100}; // how long a wait may gather completions while many come; 0: not at all
     std::chrono::microseconds busy_poll{0};  // how long a wait looks for completions before it sleeps
     bool registered_files = true;            // where they are let go at once when they are removed
+    bool messages = true;                    // from ring to ring, to wake other drivers
 };
 
 /// Throws std::system_error that says why the kernel refuses io_uring and what to do about it. Under a tight

@@ -188,8 +188,28 @@ TEST_CASE("ping_responder answers a flood", "[netns][ping_responder]") {
     check_stops(where, "p0", *responder, SIGINT);
 }
 
+TEST_CASE("many_cores echoes on all reactors", "[netns][many_cores]") {
+    const named_namespace where("cores");
+    const auto server = start(where, {example("many_cores"), "--local", "127.0.0.1:7000", "--reactors", "3"});
+    if (!is_installed("socat")) SKIP("no socat(1)");
+    // Each from a port of its own.
+    const std::string ask = in(where) + "sh -c 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do echo hello $i | "
+                                        "socat -t 2 - UDP4:127.0.0.1:7000,shut-none & done; wait'";
+    CHECK(wait_until([&] { return run(in(where) + "sh -c 'ss -Huln | grep -c :7000' | grep -q 3").good(); }));
+    const outcome heard = run(ask);
+    INFO(heard.output);
+    for (int i = 1; i <= 16; ++i) CHECK_THAT(heard.output, ContainsSubstring("hello " + std::to_string(i) + "\n"));
+    server->signal(SIGTERM);
+    CHECK(server->wait() == 0);
+    INFO(server->output());
+    CHECK_THAT(server->output(), ContainsSubstring("reactor 2: "));
+    const outcome refused = run(in(where) + example("many_cores") + " --local 198.51.100.1:7000 --reactors 2");
+    CHECK(refused.status == 1);
+    CHECK_THAT(refused.output, ContainsSubstring("198.51.100.1:7000"));
+}
+
 TEST_CASE("wrong arguments end with the usage and status 2", "[netns][arguments]") {
-    const std::string name = GENERATE("udp_tunnel", "forwarder", "ping_responder");
+    const std::string name = GENERATE("udp_tunnel", "forwarder", "ping_responder", "many_cores");
     const std::string path = example(name);
     for (const char* arguments : {"", "--nonsense", "--dev", "stray", "--dev ''", "-x"}) {
         CAPTURE(name, arguments);

@@ -13,7 +13,6 @@
 
 #include <chrono>
 #include <condition_variable>
-#include <memory>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
@@ -24,13 +23,16 @@ namespace cotun::test {
 
 class plain_loop final : public detail::scheduler {
 public:
+    ~plain_loop() {
+        for (detail::message* m : posted_) m->drop();
+    }
     clock::time_point now() noexcept override { return now_; }
     void arm(detail::timer& t, clock::time_point when) override { timers_.arm(t, when); }
     void disarm(detail::timer& t) noexcept override { timers_.disarm(t); }
     using scheduler::post;
-    void post(std::unique_ptr<detail::posted> function) override {
+    void post(detail::message& m) override {
         const std::lock_guard guard(lock_);
-        posted_.push_back(std::move(function));
+        posted_.push_back(&m);
         ++posts_;
         has_post_.notify_one();
     }
@@ -104,18 +106,18 @@ private:
         return !posted_.empty();
     }
     void call_posted() {
-        std::vector<std::unique_ptr<detail::posted>> all;
+        std::vector<detail::message*> all;
         {
             const std::lock_guard guard(lock_);
             all.swap(posted_);
         }
-        for (auto& function : all) function->call();
+        for (detail::message* m : all) m->run();
     }
 
     clock::time_point now_ = clock::time_point{} + std::chrono::hours(1);
     detail::timer_heap timers_;
     mutable std::mutex lock_;
-    std::vector<std::unique_ptr<detail::posted>> posted_;
+    std::vector<detail::message*> posted_;
     std::size_t posts_ = 0;
     std::condition_variable has_post_;
 };

@@ -5,7 +5,7 @@
 // Thread: the loop's, except post().
 #pragma once
 
-#include <cotun/coro/frame.hpp>
+#include <cotun/coro/message.hpp>
 #include <cotun/coro/timer.hpp>
 #include <cotun/coro/waiter.hpp>
 
@@ -14,28 +14,6 @@
 #include <utility>
 
 namespace cotun::detail {
-
-/// A function on its way to the loop's thread; made on one and freed on the other, as frames may be.
-class posted : public frame_allocated {
-public:
-    posted() noexcept = default;
-    posted(const posted&) = delete;
-    posted& operator=(const posted&) = delete;
-    virtual ~posted() = default;
-    virtual void call() = 0;
-
-    posted* next = nullptr; // the loop's list of them
-};
-
-template <std::invocable Function>
-class posted_function final : public posted {
-public:
-    explicit posted_function(Function&& function) : function_(std::move(function)) {}
-    void call() override { function_(); }
-
-private:
-    Function function_;
-};
 
 class scheduler {
 public:
@@ -55,11 +33,13 @@ public:
     /// Throws std::bad_alloc; std::errc::resource_unavailable_try_again if there are as many timers as there may be.
     virtual void arm(timer& t, clock::time_point when) = 0;
     virtual void disarm(timer& t) noexcept = 0;
-    /// Has the function called on the loop's thread. Any thread.
-    virtual void post(std::unique_ptr<posted> function) = 0;
+    /// Has `m` run on the loop's thread. Any thread. When it throws, `m` is still the caller's.
+    virtual void post(message& m) = 0;
     template <std::invocable Function>
     void post(Function function) {
-        post(std::unique_ptr<posted>(std::make_unique<posted_function<Function>>(std::move(function))));
+        auto m = std::make_unique<posted_function<Function>>(std::move(function));
+        post(*m);
+        static_cast<void>(m.release());
     }
 
 protected:

@@ -15,6 +15,7 @@
 #include <cotun/coro/scheduler.hpp>
 
 #include <coroutine>
+#include <exception>
 #include <optional>
 #include <stop_token>
 #include <utility>
@@ -130,6 +131,8 @@ await_context context_of(std::coroutine_handle<Promise> awaiting) noexcept {
 
 /// Throws the std::system_error (operation_canceled) of a wait that was stopped.
 [[noreturn]] void throw_stopped();
+/// Whether it is that error, whoever threw it.
+bool is_cancellation(const std::exception_ptr& failure);
 /// Throws std::errc::operation_not_permitted: `what` was awaited by a coroutine that is no task of cotun's.
 [[noreturn]] void refuse_foreign_coroutine(const char* what);
 

@@ -96,6 +96,9 @@ struct reactor_options {
     /// Registers descriptors with the ring, which saves the kernel a look-up an operation; only where a removed one is
     /// let go at once (Linux 6.13, found by trying), since a closed interface would not be gone otherwise.
     bool registered_files = true;
+    /// Wakes other reactors by messages from ring to ring (IORING_OP_MSG_RING, Linux 5.18), which go with what is
+    /// submitted anyway; otherwise by a system call each.
+    bool messages = true;
 };
 
 /// co_await io.sleep_for(...), io.sleep_until(...), io.yield().
@@ -186,10 +189,14 @@ public:
     void spawn(task<> body);
 
     /// Has `function` called on the reactor's thread, where it is destroyed, too. Any thread; the reactor must live.
-    /// Functions of one thread are called in the order in which they were posted. Allocates.
+    /// Allocates. What one thread posts is called in its order. A burst of posts costs one wake-up, and none if the
+    /// reactor is awake. Posted by what another reactor runs, the wake-up goes with that reactor's next kernel entry:
+    /// do not block there until `function` has been called.
     template <std::invocable Function>
     void post(Function function) {
-        post(std::unique_ptr<detail::posted>(std::make_unique<detail::posted_function<Function>>(std::move(function))));
+        auto m = std::make_unique<detail::posted_function<Function>>(std::move(function));
+        post(*m);
+        static_cast<void>(m.release());
     }
 
     /// Ends the current run(), or the next one. Any thread; safe in a signal handler.
@@ -231,7 +238,7 @@ private:
         value.emplace(co_await std::move(body));
     }
     void run_main(task<> main);
-    void post(std::unique_ptr<detail::posted> function);
+    void post(detail::message& m);
     [[noreturn]] static void throw_stopped();
 
     std::unique_ptr<detail::reactor_core> core_;

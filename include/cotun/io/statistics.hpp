@@ -18,6 +18,7 @@ struct reactor_statistics {
     std::uint64_t overflows = 0;          // kernel entries at which completions did not fit the queue: 0, or a defect
     std::uint64_t busy = 0;               // kernel entries that were refused for the moment and tried again
     std::uint64_t wakes = 0;              // wake-ups from other threads
+    std::uint64_t messages = 0;           // wake-ups of other reactors that went with a kernel entry of this one's own
     std::uint64_t rearms = 0;             // multishots started again
     std::uint64_t buffers_exhausted = 0;  // times that a reader had to wait for a buffer
     std::uint64_t requests_exhausted = 0; // times that a write had to wait for a place among the requests

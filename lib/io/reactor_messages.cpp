@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The half of the reactor that other threads see: what is posted to it, and what wakes it.
+#include "io/reactor_core.hpp"
+
+#include <algorithm>
+#include <new>
+#include <system_error>
+#include <utility>
+
+namespace cotun::detail {
+
+reactor_core*& reactor_core::running_here() noexcept {
+    thread_local reactor_core* innermost = nullptr;
+    return innermost;
+}
+
+// A burst of posts costs one wake-up: whoever pushes the first takes asleep_ away. None is lost (prepare_to_sleep).
+void reactor_core::post(message& m) {
+    refuse_child("post()");
+    deliver(m);
+}
+
+void reactor_core::deliver(message& m) noexcept {
+    push(m);
+    if (!claim_wake()) return;
+    reactor_core* const here = running_here();
+    if (here != nullptr && here != this)
+        here->wake_with_pass(*this);
+    else
+        driver_->wake();
+}
+
+void reactor_core::deliver_at_once(message& m) noexcept {
+    push(m);
+    if (claim_wake()) driver_->wake();
+}
+
+void reactor_core::push(message& m) noexcept {
+    message* head = posted_.load(std::memory_order_relaxed);
+    do m.next = head;
+    while (!posted_.compare_exchange_weak(head, &m, std::memory_order_seq_cst, std::memory_order_relaxed));
+}
+
+bool reactor_core::claim_wake() noexcept { return asleep_.load() && asleep_.exchange(false); }
+
+void reactor_core::wake_with_pass(const reactor_core& other) noexcept {
+    if (driver_->supports(ring::feature::message_ring)) {
+        try {
+            to_wake_.push_back(other.waker_);
+            return;
+        } catch (const std::bad_alloc&) { // then at once
+        }
+    }
+    other.waker_->wake();
+}
+
+void reactor_core::send_wakes() noexcept {
+    for (const std::shared_ptr<ring::waker>& w : to_wake_)
+        if (!driver_->send_wake(w)) w->wake();
+}
+
+void reactor_core::wake_at_once() noexcept {
+    for (const std::shared_ptr<ring::waker>& w : to_wake_) w->wake();
+    to_wake_.clear();
+}
+
+void reactor_core::stop() noexcept {
+    if (forked()) return;
+    stop_.store(true);
+    if (claim_wake()) driver_->wake();
+}
+
+void reactor_core::take_posted() noexcept {
+    message* taken = posted_.exchange(nullptr, std::memory_order_acquire);
+    message* in_order = nullptr;
+    while (taken != nullptr) {
+        message* next = taken->next;
+        taken->next = in_order;
+        in_order = taken;
+        taken = next;
+    }
+    message** end = &to_call_;
+    while (*end != nullptr) end = &(*end)->next;
+    *end = in_order;
+}
+
+// A function that throws ends run(); those behind it are called by the next one.
+void reactor_core::call_posted() {
+    if (posted_.load(std::memory_order_relaxed) != nullptr) take_posted();
+    if (drops_) return drop_messages();
+    while (to_call_ != nullptr) std::exchange(to_call_, to_call_->next)->run();
+}
+
+void reactor_core::drop_messages() noexcept {
+    take_posted();
+    while (to_call_ != nullptr) std::exchange(to_call_, to_call_->next)->drop();
+}
+
+// --- the reactor of a group ----------------------------------------------------------------------------------------
+
+void reactor_core::watch_tasks(task_watch& watch, stop_state& stop) noexcept {
+    watch_ = &watch;
+    root_stop_ = &stop;
+}
+
+void reactor_core::end_tasks() noexcept {
+    while (!roots_.empty()) roots_.front().coroutine.destroy();
+    drops_ = true;
+    drop_messages();
+}
+
+std::uint64_t reactor_core::run_blocking(std::function<void()> work, std::function<void()> ended) {
+    const std::uint64_t number = ++last_blocking_;
+    blocking_work& b = blocking_.emplace_back(blocking_work{number, std::move(ended), {}});
+    auto tell = [this, number] { finish_blocking(number); };
+    try {
+        b.thread = start_quiet_thread([this, work, tell] {
+            work();
+            post(tell);
+        });
+    } catch (const std::system_error&) { // no thread to be had: then here, late rather than never
+        work();
+        post(tell);
+    }
+    return number;
+}
+
+void reactor_core::finish_blocking(std::uint64_t number) {
+    const auto found =
+        std::find_if(blocking_.begin(), blocking_.end(), [number](const auto& b) { return b.number == number; });
+    if (found == blocking_.end()) return;
+    blocking_work done = std::move(*found);
+    blocking_.erase(found);
+    wake_at_once(); // this may take a while
+    if (forked())
+        done.thread.detach(); // there is no such thread in a child
+    else if (done.thread.joinable())
+        done.thread.join();
+    done.ended();
+}
+
+} // namespace cotun::detail
