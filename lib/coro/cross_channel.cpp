@@ -10,7 +10,7 @@ void cross_waiter::finish(channel_outcome how) noexcept {
         return;
     }
     auto self = shared_from_this();
-    loop_->post([self] {
+    loop_->post_if_it_runs([self] {
         if (self->task != nullptr) self->task->wake();
     });
 }

@@ -52,7 +52,7 @@ void bridged_stop::end() noexcept {
 }
 
 void bridged_stop::forward::operator()() const {
-    loop->post([box = box] {
+    loop->post_if_it_runs([box = box] {
         if (box->target != nullptr) box->target->request();
     });
 }

@@ -116,6 +116,7 @@ reactor_core::reactor_core(const reactor_options& options, std::unique_ptr<ring:
 }
 
 reactor_core::~reactor_core() {
+    begin_closing_all(); // also those that the tasks have
     while (!roots_.empty()) roots_.front().coroutine.destroy();
     while (!ports_.empty()) ports_.back()->close_now();
     while (!open_.empty()) open_.front().reactor_ends();
@@ -126,6 +127,16 @@ reactor_core::~reactor_core() {
     waker_.reset();  // so that the driver knows whether others have it
     driver_.reset(); // before the pool: the kernel may write into its buffers until the ring is gone
     pool_->abandon();
+}
+
+void reactor_core::begin_closing_all() {
+    link_list<open_end, open_kind> all;
+    all.take(open_);
+    while (!all.empty()) {
+        open_end& end = all.pop_front();
+        open_.push_back(end);
+        end.begin_close_now(); // may be its end
+    }
 }
 
 // Waits for the requests that belong to the reactor itself; afterwards nothing in the kernel holds a descriptor of the
@@ -193,16 +204,16 @@ void reactor_core::pass() {
                       posted_.load(std::memory_order_relaxed) == nullptr && !stop_.load(std::memory_order_relaxed);
     const bool wait = idle && !run_is_over() && prepare_to_sleep();
     enter_driver(wait);
-    if (wait) asleep_.store(false, std::memory_order_relaxed);
+    if (wait) sleep_.store(sleep::awake, std::memory_order_relaxed);
     after_enter();
 }
 
 // Whoever posts pushes first and looks whether this sleeps then; this says that it will sleep first, and looks whether
 // something was pushed then. So one of the two sees the other.
 bool reactor_core::prepare_to_sleep() noexcept {
-    asleep_.store(true);
+    sleep_.store(sleep::asleep);
     if (posted_.load() == nullptr && !stop_.load()) return true;
-    asleep_.store(false, std::memory_order_relaxed);
+    sleep_.store(sleep::awake, std::memory_order_relaxed);
     return false;
 }
 
@@ -297,6 +308,7 @@ void reactor_core::enter_driver(bool wait) {
         count = driver_->enter(wait, wait ? timers_.next() : std::nullopt, completions_);
     } catch (...) {
         broken_ = true;
+        sleep_.store(sleep::awake, std::memory_order_relaxed);
         throw; // and run()'s end wakes those that were to be
     }
     to_wake_.clear();

@@ -47,7 +47,9 @@ class open_end : public link<open_kind> {
 public:
     /// Cancels, reaps and closes; turns the reactor for that.
     virtual void close_now() = 0;
-    /// The same for good: the reactor is not to be touched after it has left its list.
+    /// Starts that, where it may take a while: so many ends take the time of one.
+    virtual void begin_close_now() {}
+    /// close_now() for good: the reactor is not to be touched after it has left its list.
     virtual void reactor_ends() { close_now(); }
 
 protected:
@@ -218,12 +220,13 @@ private:
     void loop(task<>* main, bool until_stopped);
     bool prepare_to_sleep() noexcept;
     void push(message& m) noexcept;
-    bool claim_wake() noexcept;
+    void wake_now() noexcept;
     void wake_with_pass(const reactor_core& other) noexcept;
     void send_wakes() noexcept;
     void wake_at_once() noexcept;
     void call_posted();
     void take_posted() noexcept;
+    void begin_closing_all();
     void settle() noexcept;
     void check_thread(const char* what, int runner) const noexcept;
     // One is for the poll of signals.
@@ -277,7 +280,12 @@ private:
 
     // What other threads write. The list is pushed by any thread, last first.
     alignas(64) std::atomic<message*> posted_{nullptr};
-    std::atomic<bool> asleep_{false}; // in the kernel, or on its way there: whoever takes this away wakes it
+    enum class sleep : unsigned char {
+        awake,
+        asleep,   // in the kernel, or on its way there: whoever changes this sees to it that it is woken
+        promised, // the same, and another reactor wakes it with its next entry
+    };
+    std::atomic<sleep> sleep_{sleep::awake};
 };
 
 } // namespace cotun::detail

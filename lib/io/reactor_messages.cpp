@@ -15,7 +15,7 @@ reactor_core*& reactor_core::running_here() noexcept {
     return innermost;
 }
 
-// A burst of posts costs one wake-up: whoever pushes the first takes asleep_ away. None is lost (prepare_to_sleep).
+// A burst of posts costs one wake-up: whoever pushes the first changes sleep_. None is lost (prepare_to_sleep).
 void reactor_core::post(message& m) {
     refuse_child("post()");
     deliver(m);
@@ -23,17 +23,17 @@ void reactor_core::post(message& m) {
 
 void reactor_core::deliver(message& m) noexcept {
     push(m);
-    if (!claim_wake()) return;
     reactor_core* const here = running_here();
-    if (here != nullptr && here != this)
-        here->wake_with_pass(*this);
-    else
-        driver_->wake();
+    if (here == nullptr || here == this || !here->driver_->supports(ring::feature::message_ring)) return wake_now();
+    sleep seen = sleep_.load();
+    if (seen == sleep::awake) return;
+    if (seen == sleep::asleep && !sleep_.compare_exchange_strong(seen, sleep::promised) && seen == sleep::awake) return;
+    here->wake_with_pass(*this);
 }
 
 void reactor_core::deliver_at_once(message& m) noexcept {
     push(m);
-    if (claim_wake()) driver_->wake();
+    wake_now();
 }
 
 void reactor_core::push(message& m) noexcept {
@@ -42,17 +42,18 @@ void reactor_core::push(message& m) noexcept {
     while (!posted_.compare_exchange_weak(head, &m, std::memory_order_seq_cst, std::memory_order_relaxed));
 }
 
-bool reactor_core::claim_wake() noexcept { return asleep_.load() && asleep_.exchange(false); }
+// A wake-up that another reactor has promised may take its time, and is not relied on: one too many is harmless.
+void reactor_core::wake_now() noexcept {
+    if (sleep_.load() != sleep::awake && sleep_.exchange(sleep::awake) != sleep::awake) driver_->wake();
+}
 
 void reactor_core::wake_with_pass(const reactor_core& other) noexcept {
-    if (driver_->supports(ring::feature::message_ring)) {
-        try {
-            to_wake_.push_back(other.waker_);
-            return;
-        } catch (const std::bad_alloc&) { // then at once
-        }
+    if (std::find(to_wake_.begin(), to_wake_.end(), other.waker_) != to_wake_.end()) return;
+    try {
+        to_wake_.push_back(other.waker_);
+    } catch (const std::bad_alloc&) { // then at once
+        other.waker_->wake();
     }
-    other.waker_->wake();
 }
 
 void reactor_core::send_wakes() noexcept {
@@ -68,7 +69,7 @@ void reactor_core::wake_at_once() noexcept {
 void reactor_core::stop() noexcept {
     if (forked()) return;
     stop_.store(true);
-    if (claim_wake()) driver_->wake();
+    wake_now();
 }
 
 void reactor_core::take_posted() noexcept {
@@ -105,6 +106,7 @@ void reactor_core::watch_tasks(task_watch& watch, stop_state& stop) noexcept {
 }
 
 void reactor_core::end_tasks() noexcept {
+    begin_closing_all();
     while (!roots_.empty()) roots_.front().coroutine.destroy();
     drops_ = true;
     drop_messages();

@@ -44,6 +44,7 @@ public:
 
     static task<> close(counted<stream_port> port);
     void close_now() override;
+    void begin_close_now() override { begin_close(); }
 
     void hold() noexcept { ++references_; }
     void drop() noexcept {

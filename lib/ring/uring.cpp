@@ -353,7 +353,7 @@ void uring::arm_wake() noexcept { poll(wake_token, file{waker_->descriptor(), -1
 // One that arrives answers nothing here, and is not seen. One that fails tells, and the target is woken otherwise.
 bool uring::send_wake(const std::shared_ptr<waker>& target) noexcept {
     if (!supports(feature::message_ring) || messages_queued_ == most_messages) return false;
-    const std::optional<unsigned> number = targets_.number_of(target);
+    const std::optional<unsigned> number = targets_.number_of(target, messages_queued_ == 0);
     if (!number) return false;
     io_uring_sqe& entry = prepare(IORING_OP_MSG_RING, file{targets_[*number].ring(), -1}, message_token + *number);
     entry.flags = IOSQE_CQE_SKIP_SUCCESS;
@@ -365,7 +365,7 @@ bool uring::send_wake(const std::shared_ptr<waker>& target) noexcept {
 
 void uring::message_failed(unsigned target, int error) noexcept {
     if (error == EINVAL || error == EOPNOTSUPP) lacks(feature::message_ring);
-    targets_[target].wake();
+    targets_.wake(target);
 }
 
 // A wait gathers only where there is nothing else to do: an entry that submits more than sends that are over at once

@@ -41,11 +41,11 @@ void uring_waker::leave(io_uring& ring, bool named) noexcept {
 }
 
 // A target that only this table has is one whose driver is gone.
-std::optional<unsigned> wake_targets::number_of(const std::shared_ptr<waker>& target) noexcept {
+std::optional<unsigned> wake_targets::number_of(const std::shared_ptr<waker>& target, bool forget) noexcept {
     unsigned place = used_;
     for (unsigned i = 0; i < used_; ++i) {
         if (targets_[i] == target) return i;
-        if (targets_[i].use_count() == 1) targets_[i].reset();
+        if (forget && targets_[i].use_count() == 1) targets_[i].reset();
         if (targets_[i] == nullptr && place == used_) place = i;
     }
     auto ring = std::dynamic_pointer_cast<uring_waker>(target);

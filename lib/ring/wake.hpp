@@ -43,9 +43,14 @@ class wake_targets {
 public:
     static constexpr unsigned most = 256;
 
-    /// None: it is no ring's, or there are too many.
-    std::optional<unsigned> number_of(const std::shared_ptr<waker>& target) noexcept;
+    /// None: it is no ring's, or there are too many. `forget`: whether those that are gone may be; not while a message
+    /// that names them is not submitted.
+    std::optional<unsigned> number_of(const std::shared_ptr<waker>& target, bool forget) noexcept;
     uring_waker& operator[](unsigned number) noexcept { return *targets_[number]; }
+    /// Where the message had a number that is another's by now, that one is woken for nothing; or nobody.
+    void wake(unsigned number) noexcept {
+        if (targets_[number]) targets_[number]->wake();
+    }
 
 private:
     std::array<std::shared_ptr<uring_waker>, most> targets_;

@@ -3,8 +3,10 @@
 // cross_channel between reactors: it wakes one that sleeps in the kernel, seldom, and reactors go at any time.
 #include <cotun/coro/cross_channel.hpp>
 #include <cotun/coro/timeout.hpp>
+#include <cotun/coro/with_stop.hpp>
 #include <cotun/io/reactor.hpp>
 
+#include "../support/process.hpp"
 #include "../support/scale.hpp"
 #include "reactors.hpp"
 
@@ -13,6 +15,8 @@
 #include <atomic>
 #include <chrono>
 #include <optional>
+#include <stop_token>
+#include <string>
 #include <thread>
 
 using namespace cotun;
@@ -52,6 +56,10 @@ task<int> ask(cross_channel<int>& to, cross_channel<int>& from, int count) {
 
 task<> take_all(cross_channel<int>& from, std::atomic<int>& count) {
     while (std::optional<int> value = co_await from.receive()) ++count;
+}
+
+task<> take_all_until(std::stop_token token, cross_channel<int>& from, std::atomic<int>& count) {
+    co_await with_stop(token, take_all(from, count));
 }
 
 task<> run_briefly(reactor& on, std::atomic<bool>& flag) {
@@ -123,4 +131,25 @@ TEST_CASE("cross_channel: a reactor goes, with what waits on it, while another t
         while (of.try_receive()) ++left;
         CHECK(received + left == sent);
     }
+}
+
+TEST_CASE("cross_channel: in a child of fork, nobody is woken, and sending and stopping go on") {
+    const auto io = over_ring();
+    cross_channel<int> of(2);
+    std::atomic<int> received{0};
+    std::atomic<bool> runs{false};
+    std::stop_source source;
+    io->spawn(take_all(of, received));
+    io->spawn(take_all_until(source.get_token(), of, received));
+    io->run(run_briefly(*io, runs));
+    const std::string said = ::test::in_child([&] {
+        const bool sent = of.try_send(1) && of.try_send(2);
+        source.request_stop();
+        return std::string(sent ? "sent" : "not sent");
+    });
+    CHECK(said == "sent");
+    CHECK(of.try_send(3)); // the parent's waiters stand as they did
+    of.close();
+    io->run();
+    CHECK(received == 1);
 }

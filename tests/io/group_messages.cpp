@@ -310,3 +310,32 @@ TEST_CASE("reactors without a group wake each other, too; a nested run does not 
     other.join();
     CHECK(called == 51);
 }
+
+namespace {
+
+void set(reactor&, std::atomic<bool>& flag) { flag = true; }
+
+// Posts to the other reactor, which sleeps, and then keeps its own from entering the kernel.
+task<> owe_a_wake(reactor& io, reactor_group& group, std::atomic<bool>& owes, std::atomic<bool>& end, bool& in_time) {
+    co_await io.sleep_for(100ms); // the other one sleeps by now
+    group.post(1, [](reactor&) {});
+    owes = true;
+    const auto limit = std::chrono::steady_clock::now() + 20s;
+    while (!end && std::chrono::steady_clock::now() < limit) std::this_thread::yield();
+    in_time = end;
+}
+
+} // namespace
+
+TEST_CASE("group: a wake-up that a busy reactor still owes keeps nobody else from waking the target") {
+    need_ring();
+    std::atomic<bool> owes{false};
+    std::atomic<bool> reached{false};
+    bool in_time = false;
+    reactor_group group({.reactors = 2});
+    group.spawn_on(0, owe_a_wake, std::ref(group), std::ref(owes), std::ref(reached), std::ref(in_time));
+    while (!owes) std::this_thread::yield();
+    group.post(1, set, std::ref(reached));
+    group.run();
+    CHECK(in_time);
+}

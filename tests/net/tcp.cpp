@@ -314,6 +314,42 @@ TEST_CASE("tcp: a peer that stalls: a write times out and the stream is broken, 
     CHECK(io->statistics().requests_in_flight <= 1); // the listener's
 }
 
+namespace {
+
+// Until the stream takes no more without waiting: what was accepted last is not sent. How much that was.
+task<std::size_t> fill(reactor& io, tcp_stream& s) {
+    const std::array<std::byte, 1000> piece{};
+    std::size_t accepted = 0;
+    for (int refused = 0; refused < 3;) {
+        auto write = s.write(std::span(piece));
+        const bool done = write.await_ready();
+        if (done) {
+            write.await_resume();
+            accepted += piece.size();
+            refused = 0;
+        } else {
+            ++refused;
+            co_await io.sleep_for(20ms);
+        }
+    }
+    co_return accepted;
+}
+
+} // namespace
+
+TEST_CASE("tcp: a reactor that ends waits for all peers that stall at once", "[tcp]") {
+    auto io = cotun::test::over_ring();
+    const ::test::own_namespace here;
+    std::vector<std::unique_ptr<pair>> pairs;
+    for (int i = 0; i < 10; ++i) pairs.push_back(std::make_unique<pair>(*io));
+    for (const auto& p : pairs) CHECK(io->run(fill(*io, *p->server)) > 0);
+    const auto begin = std::chrono::steady_clock::now();
+    io.reset();
+    const auto took = std::chrono::steady_clock::now() - begin;
+    CHECK(took > 900ms); // each had something to send
+    CHECK(took < 5s);
+}
+
 TEST_CASE("tcp: a large write that is destroyed has let go of its memory", "[tcp]") {
     const auto io = cotun::test::over_ring();
     const ::test::own_namespace here;

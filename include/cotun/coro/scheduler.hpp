@@ -11,6 +11,7 @@
 
 #include <concepts>
 #include <memory>
+#include <system_error>
 #include <utility>
 
 namespace cotun::detail {
@@ -40,6 +41,14 @@ public:
         auto m = std::make_unique<posted_function<Function>>(std::move(function));
         post(*m);
         static_cast<void>(m.release());
+    }
+    /// The same, for who cannot tell of a refusal: where the loop will never run again, in a child of fork(2), it is
+    /// destroyed here.
+    template <std::invocable Function>
+    void post_if_it_runs(Function function) {
+        try {
+            post(std::move(function));
+        } catch (const std::system_error&) {}
     }
 
 protected:
