@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cotun/coro/task.hpp"
+#include "cotun/coro/generator.hpp"
 
 #include "../support/allocations.hpp"
+#include "../support/process.hpp"
 #include "../support/sanitizers.hpp"
 #include "parts.hpp"
 
@@ -415,4 +417,44 @@ TEST_CASE("task: the await expressions that cotun relies on make and destroy eac
         CHECK(run_with(body, false) == 0);
         CHECK(counted::alive == 0);
     }
+}
+
+namespace {
+
+task<> awaits_in_a_condition(int& count) {
+    while (co_await number(count) < 3) ++count;
+}
+
+task<> awaits_what_it_names(int& count) {
+    for (;;) {
+        const int n = co_await number(count);
+        if (n == 3) break;
+        ++count;
+    }
+}
+
+cotun::generator<int> yields_without_a_name(int& count) {
+    while (co_await number(count) < 3) co_yield ++count;
+}
+
+} // namespace
+
+TEST_CASE("task: a body that GCC lays out wrongly ends the program with the remedy, and no other does") {
+    int count = 0;
+    CHECK_FALSE(::test::run_to_death([&] { (void)awaits_what_it_names(count); }).aborted);
+    const ::test::death of_task = ::test::run_to_death([&] { (void)awaits_in_a_condition(count); });
+    const ::test::death of_generator = ::test::run_to_death([&] { (void)yields_without_a_name(count); });
+#if !defined(__clang__) && __GNUC__ == 12
+    CHECK(of_task.aborted);
+    CHECK(of_task.said.find("declares nothing") != std::string::npos);
+    CHECK(of_generator.aborted);
+#elif defined(__clang__)
+    CHECK_FALSE(of_task.aborted);
+    CHECK_FALSE(of_generator.aborted);
+#else // whether it is repaired is that GCC's affair; but if it is, it counts
+    if (!of_task.aborted) {
+        held_task t = hold(awaits_in_a_condition(count));
+        CHECK(count == 3);
+    }
+#endif
 }

@@ -265,39 +265,6 @@ TEST_CASE("fork: work that a thread does for the parent is not waited for in the
 
 // --- another thread ------------------------------------------------------------------------------------------------
 
-namespace {
-
-// What a child that runs `body` writes to its standard error, and whether it aborted.
-struct death {
-    std::string said;
-    bool aborted = false;
-};
-
-death run_to_death(const std::function<void()>& body) {
-    const int file = memfd_create("stderr", MFD_CLOEXEC);
-    REQUIRE(file >= 0);
-    const pid_t child = fork();
-    if (child == 0) {
-        const rlimit none{0, 0};
-        setrlimit(RLIMIT_CORE, &none);
-        std::signal(SIGABRT, SIG_DFL); // not the test program's own
-        dup2(file, STDERR_FILENO);
-        body();
-        _exit(0);
-    }
-    int status = 0;
-    waitpid(child, &status, 0);
-    death d;
-    d.aborted = WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
-    std::array<char, 1024> text{};
-    const ssize_t size = pread(file, text.data(), text.size(), 0);
-    d.said.assign(text.data(), static_cast<std::size_t>(std::max<ssize_t>(size, 0)));
-    ::close(file);
-    return d;
-}
-
-} // namespace
-
 TEST_CASE("wrong thread: named, with both threads, in builds without NDEBUG") {
 #ifdef NDEBUG
     SKIP("this build has NDEBUG");
@@ -321,7 +288,7 @@ TEST_CASE("wrong thread: named, with both threads, in builds without NDEBUG") {
     };
     for (const use& u : uses) {
         CAPTURE(u.named);
-        const death d = run_to_death([&u] {
+        const ::test::death d = ::test::run_to_death([&u] {
             reactor io;
             std::atomic<bool> runs{false};
             static constexpr auto body = [](reactor& r, std::atomic<bool>& flag) -> task<> {

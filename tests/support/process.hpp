@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -133,6 +134,36 @@ inline std::string output_of(const std::string& command) {
 }
 
 inline bool is_installed(const std::string& name) { return run("command -v " + name).good(); }
+
+/// What a forked child that runs `body` writes to its standard error, and whether it aborted.
+struct death {
+    std::string said;
+    bool aborted = false;
+};
+
+template <typename Body>
+death run_to_death(Body body) {
+    const int file = memfd_create("stderr", MFD_CLOEXEC);
+    if (file < 0) throw std::system_error(errno, std::generic_category(), "memfd_create");
+    const pid_t child = fork();
+    if (child == 0) {
+        const rlimit none{0, 0};
+        setrlimit(RLIMIT_CORE, &none);
+        std::signal(SIGABRT, SIG_DFL); // not the test program's own
+        dup2(file, STDERR_FILENO);
+        body();
+        _exit(0);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    death d;
+    d.aborted = WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
+    std::array<char, 4096> text{};
+    const ssize_t size = pread(file, text.data(), text.size(), 0);
+    if (size > 0) d.said.assign(text.data(), static_cast<std::size_t>(size));
+    close(file);
+    return d;
+}
 
 /// Runs `body`, which gives back a text, in a forked child, and gives back the text; what it throws as "threw: ...".
 /// For what cannot be undone in the test's own process, such as giving up privileges.

@@ -31,6 +31,7 @@
 // With GCC 12, name an aggregate with members that need destruction, and then co_yield std::move(it).
 #pragma once
 
+#include <cotun/coro/first_await.hpp>
 #include <cotun/coro/frame.hpp>
 #include <cotun/coro/stop.hpp>
 #include <cotun/coro/waiter.hpp>
@@ -104,7 +105,9 @@ public:
     generator_promise_base& operator=(const generator_promise_base&) = delete;
     ~generator_promise_base();
 
-    std::suspend_always initial_suspend() const noexcept { return {}; }
+    first_await<generator_promise_base> initial_suspend() const noexcept {
+        return first_await<generator_promise_base>(*this);
+    }
     hand_over final_suspend() noexcept {
         ended_ = true;
         return {};

@@ -22,6 +22,7 @@
 // from, or awaited before) throws std::system_error (EINVAL).
 #pragma once
 
+#include <cotun/coro/first_await.hpp>
 #include <cotun/coro/frame.hpp>
 #include <cotun/coro/stop.hpp>
 
@@ -72,7 +73,7 @@ public:
         void await_resume() const noexcept {}
     };
 
-    std::suspend_always initial_suspend() const noexcept { return {}; }
+    first_await<task_promise_base> initial_suspend() const noexcept { return first_await<task_promise_base>(*this); }
     final_awaiter final_suspend() const noexcept { return {}; }
     void unhandled_exception() noexcept { failure_ = std::current_exception(); }
 
