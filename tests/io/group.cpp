@@ -23,6 +23,7 @@
 #include <string>
 #include <system_error>
 #include <thread>
+#include <unistd.h>
 #include <vector>
 
 using namespace std::chrono_literals;
@@ -505,4 +506,36 @@ TEST_CASE("group: within a group's task, and beside a reactor that the thread ru
     CHECK(io.run(answer(io)) == 42);
     group.run();
     CHECK(n == 6);
+}
+
+namespace {
+
+task<> stop_on_signal(reactor& io, reactor_group& group, int& number) {
+    const int came = co_await io.signal(SIGUSR2);
+    number = came;
+    group.request_stop();
+}
+
+task<> until_stopped(reactor& io) { co_await io.sleep_for(1h); }
+
+} // namespace
+
+TEST_CASE("group: a signal that was blocked before the group is a task's to wait for, on any of its reactors") {
+    need_ring();
+    const std::size_t where = GENERATE(0U, 2U);
+    sigset_t usual;
+    sigset_t ours;
+    sigemptyset(&ours);
+    sigaddset(&ours, SIGUSR2);
+    REQUIRE(pthread_sigmask(SIG_BLOCK, &ours, &usual) == 0);
+    int number = 0;
+    {
+        reactor_group group({.reactors = 3});
+        for (std::size_t i = 0; i < group.size(); ++i) group.spawn_on(i, until_stopped);
+        group.spawn_on(where, stop_on_signal, std::ref(group), std::ref(number));
+        REQUIRE(kill(getpid(), SIGUSR2) == 0); // also where nobody waits for it yet
+        group.run();
+    }
+    CHECK(number == SIGUSR2);
+    REQUIRE(pthread_sigmask(SIG_SETMASK, &usual, nullptr) == 0);
 }
