@@ -17,6 +17,7 @@ acceptor::acceptor(reactor_core& core, int descriptor, std::string name)
       descriptor_(descriptor),
       name_(std::move(name)),
       multishot_(core.driver().supports(ring::feature::accept_multishot)) {
+    core.refuse_child("listening");
     core.streams();
     core.add_open(*this);
 }

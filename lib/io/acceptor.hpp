@@ -19,6 +19,7 @@
 #include "io/counted.hpp"
 #include "io/links.hpp"
 #include "io/reactor_core.hpp"
+#include "ring/process.hpp"
 #include "ring/requests.hpp"
 
 #include <chrono>
@@ -43,6 +44,8 @@ public:
     const std::string& name() const noexcept { return name_; }
     const accept_statistics& statistics() const noexcept { return statistics_; }
     bool uses_multishot() const noexcept { return multishot_; }
+    /// Whether this is a child of the process that listens. Known also when the reactor is gone.
+    bool forked() const noexcept { return process_.forked(); }
 
     // --- for those who wait ---------------------------------------------------------------------------------------
 
@@ -73,6 +76,7 @@ private:
     void begin_close() noexcept;
     void finish_close() noexcept;
 
+    const ring::process_mark process_;
     reactor_core* core_;
     int descriptor_;
     std::string name_;

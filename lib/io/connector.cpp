@@ -31,6 +31,7 @@ void connector::note(int error, const std::string& text) {
 bool connector::start(connect_waiter& w) noexcept {
     started_ = true;
     try {
+        core_->refuse_child("connecting");
         stream_hub& hub = core_->streams();
         admitted_ = hub.admit();
         if (!admitted_) {

@@ -213,7 +213,9 @@ void reactor_core::turn() {
     after_enter();
 }
 
+// In a child, what was in flight is the parent's: for the child it has ended.
 void reactor_core::turn_or_end() {
+    if (forked()) return end_requests();
     try {
         turn();
     } catch (const std::system_error& refused) { // EEXIST: the ring's thread has ended; anything else is fatal

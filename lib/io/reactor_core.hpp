@@ -185,7 +185,7 @@ public:
     /// turn(), or end_requests() where that cannot be.
     void turn_or_end();
     /// The driver cannot be entered any more: the thread that the ring belonged to has ended, and its requests with it
-    /// (the kernel sees to that). Tells their owners.
+    /// (the kernel sees to that), or this is a child. Tells their owners.
     void end_requests();
 
     reactor_statistics counters; // those that the operations count themselves: rearms, buffers and requests exhausted
