@@ -150,7 +150,7 @@ void acceptor::ended(int error) {
     }
     if (is_final(error) || error == EINVAL) return fail(error);
     pause_ = std::clamp(2 * pause_, first_pause, longest_pause);
-    core_->arm(*this, core_->now() + pause_);
+    core_->arm_reserved(*this, core_->now() + pause_);
 }
 
 // --- the end -------------------------------------------------------------------------------------------------------
