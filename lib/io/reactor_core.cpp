@@ -193,7 +193,6 @@ void reactor_core::pass() {
                       posted_.load(std::memory_order_relaxed) == nullptr && !stop_.load(std::memory_order_relaxed);
     const bool wait = idle && !run_is_over() && prepare_to_sleep();
     enter_driver(wait);
-    if (wait) asleep_.store(false, std::memory_order_relaxed);
     after_enter();
 }
 
@@ -225,6 +224,7 @@ void reactor_core::turn_or_end() {
 }
 
 void reactor_core::end_requests() {
+    deliver(); // what had come before
     requests_.end_all(ECANCELED);
     awaiting_room_.clear();
 }
@@ -291,20 +291,35 @@ void reactor_core::prepare_all() {
 }
 
 void reactor_core::enter_driver(bool wait) {
-    constexpr std::size_t ahead = 4;
+    struct awake { // also when this throws
+        ~awake() {
+            if (slept) flag.store(false, std::memory_order_relaxed);
+        }
+        std::atomic<bool>& flag;
+        bool slept;
+    };
+    const awake at_the_end{asleep_, wait};
+    if (delivered_ < completed_) return deliver();
     if (wants_buffers()) driver_->report_sends(); // what was sent gives some back
     if (!to_wake_.empty()) send_wakes();
-    std::size_t count = 0;
+    delivered_ = completed_ = 0;
     try {
-        count = driver_->enter(wait, wait ? timers_.next() : std::nullopt, completions_);
+        completed_ = driver_->enter(wait, wait ? timers_.next() : std::nullopt, completions_);
     } catch (...) {
         broken_ = true;
         throw; // and run()'s end wakes those that were to be
     }
     to_wake_.clear();
-    for (std::size_t i = 0; i < count; ++i) {
-        if (i + ahead < count) prefetch(completions_[i + ahead]);
-        if (!requests_.deliver(completions_[i])) ++counters.strays;
+    deliver();
+}
+
+// A completion comes once: if an owner throws, those behind it are told instead of the next entry.
+void reactor_core::deliver() {
+    constexpr std::size_t ahead = 4;
+    while (delivered_ < completed_) {
+        const ring::completion& done = completions_[delivered_++];
+        if (delivered_ + ahead <= completed_) prefetch(completions_[delivered_ + ahead - 1]);
+        if (!requests_.deliver(done)) ++counters.strays;
     }
 }
 

@@ -208,6 +208,7 @@ private:
     void resume_ready();
     void prepare_all();
     void enter_driver(bool wait);
+    void deliver();
     bool wants_buffers() const noexcept;
     void prefetch(const ring::completion& soon) const noexcept;
     void after_enter();
@@ -260,6 +261,8 @@ private:
     };
     std::array<readers_of_class, size_classes> readers_;
     std::array<ring::completion, 256> completions_;
+    std::size_t completed_ = 0; // in completions_
+    std::size_t delivered_ = 0; // of those, told to their owners
     std::vector<blocking_work> blocking_;
     std::uint64_t last_blocking_ = 0;
     std::exception_ptr failure_;         // of a spawned task
