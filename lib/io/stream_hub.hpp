@@ -85,6 +85,7 @@ private:
     void remove_group() noexcept;
     void refill() noexcept;
     void spill() noexcept;
+    void serve_wanting() noexcept;
 
     reactor_core* core_;
     bool has_group_ = false;
@@ -97,7 +98,8 @@ private:
     unsigned streams_ = 0;
     std::vector<bool> in_group_; // by index
     link_list<stream_port, scheduled_kind> scheduled_;
-    link_list<stream_reader, starving_kind> starving_;
+    link_list<stream_reader, starving_kind> starving_; // for the group
+    link_list<stream_reader, starving_kind> wanting_;  // a buffer of the pool, for bytes that were spilled
     link_list<stream_reader, holding_kind> holding_;
     link_list<stream_writer, room_kind> awaiting_room_;
     link_list<acceptor, admission_kind> awaiting_admission_;
