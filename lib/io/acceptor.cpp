@@ -70,13 +70,27 @@ void acceptor::serve() noexcept {
 }
 
 void acceptor::put_back(int descriptor) noexcept {
-    if (core_ != nullptr) core_->streams().dismiss();
-    if (closing_) {
+    if (closing_)
         ::close(descriptor);
-        return;
+    else
+        keep(descriptor, true);
+    if (core_ == nullptr) return;
+    core_->streams().dismiss();
+    if (!closing_) serve();
+}
+
+void acceptor::left() noexcept {
+    if (waiters_.empty()) static_cast<link<admission_kind>&>(*this).leave();
+}
+
+// Out of memory, the connection is lost.
+void acceptor::keep(int descriptor, bool first) noexcept {
+    try {
+        first ? accepted_.push_front(descriptor) : accepted_.push_back(descriptor);
+    } catch (const std::bad_alloc&) {
+        ::close(descriptor);
+        ++statistics_.exhausted;
     }
-    accepted_.push_front(descriptor);
-    serve();
 }
 
 void acceptor::throw_failure(int error) const {
@@ -119,7 +133,7 @@ void acceptor::on_completion(std::uint32_t, const ring::completion& done) {
         } else {
             ++statistics_.accepted;
             pause_ = std::chrono::milliseconds(0);
-            accepted_.push_back(done.result);
+            keep(done.result, false);
         }
     } else if (!closing_) {
         ended(-done.result);
@@ -211,7 +225,9 @@ task<> acceptor::close(counted<acceptor> of) {
 accept_waiter::~accept_waiter() {
     unlink();
     if (descriptor_ >= 0) from_->put_back(std::exchange(descriptor_, -1));
-    if (holds_) from_->drop();
+    if (!holds_) return;
+    from_->left();
+    from_->drop();
 }
 
 bool accept_waiter::await_ready() noexcept { return from_->try_take(*this); }

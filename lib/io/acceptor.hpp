@@ -52,6 +52,8 @@ public:
     bool try_take(accept_waiter& w) noexcept;
     void wait(accept_waiter& w) noexcept;
     void put_back(int descriptor) noexcept;
+    /// One of those who waited is gone.
+    void left() noexcept;
     [[noreturn]] void throw_failure(int error) const;
     /// Gives what has been accepted to those who wait.
     void serve() noexcept;
@@ -71,6 +73,7 @@ private:
     void on_time() override { arm(); }
     void arm() noexcept;
     void cancel() noexcept;
+    void keep(int descriptor, bool first) noexcept;
     void ended(int error);
     void fail(int error) noexcept;
     void begin_close() noexcept;

@@ -44,7 +44,8 @@ bool stream_hub::admit() {
 void stream_hub::dismiss() noexcept {
     core_->reserve_requests(-1);
     --streams_;
-    if (!awaiting_admission_.empty()) awaiting_admission_.pop_front().serve();
+    // One that has nobody waiting any more takes no place: the next is asked.
+    while (streams_ < most_streams() && !awaiting_admission_.empty()) awaiting_admission_.pop_front().serve();
     if (streams_ == 0) remove_group();
 }
 
