@@ -19,6 +19,7 @@ acceptor::acceptor(reactor_core& core, int descriptor, std::string name)
       multishot_(core.driver().supports(ring::feature::accept_multishot)) {
     core.refuse_child("listening");
     core.streams();
+    core.add_listener();
     core.add_open(*this);
 }
 
@@ -115,7 +116,8 @@ void acceptor::fail(int error) noexcept {
 void acceptor::arm() noexcept {
     if (request_ != 0 || armed() || closing_ || failure_ != 0 || waiters_.empty() || !accepted_.empty()) return;
     request_ = core_->begin(*this, 0, true);
-    if (request_ == 0) return core_->arm(*this, core_->now() + first_pause); // all in flight: never seen
+    if (request_ == 0) return core_->arm_reserved(*this, core_->now() + first_pause); // one is kept for it: never seen
+    core_->reserve_requests(-1);
     cancelled_ = false;
     armed_multishot_ = multishot_;
     core_->driver().accept(request_, {descriptor_, -1}, multishot_);
@@ -126,7 +128,10 @@ void acceptor::cancel() noexcept {
 }
 
 void acceptor::on_completion(std::uint32_t, const ring::completion& done) {
-    if (!done.more) request_ = 0;
+    if (!done.more) {
+        request_ = 0;
+        core_->reserve_requests(1);
+    }
     if (done.result >= 0) {
         if (closing_) {
             ::close(done.result);
@@ -184,6 +189,7 @@ void acceptor::begin_close() noexcept {
 
 void acceptor::finish_close() noexcept {
     ::close(std::exchange(descriptor_, -1));
+    core_->remove_listener();
     while (!closers_.empty()) core_->make_ready(closers_.front());
 }
 

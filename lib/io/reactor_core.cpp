@@ -227,6 +227,7 @@ void reactor_core::end_requests() {
     deliver(); // what had come before
     requests_.end_all(ECANCELED);
     awaiting_room_.clear();
+    if (streams_ && streams_->awaits_room()) streams_->retry();
 }
 
 void reactor_core::after_enter() {
@@ -383,15 +384,30 @@ void reactor_core::add_reader(inbox& reader, size_class c) {
     readers_of_class& r = readers_[c];
     const std::size_t readers = readers_[small_packets].all.size() + readers_[large_packets].all.size();
     if (2 * (readers + 1) >= reserved_requests())
-        fail(ENOBUFS, fmt::format("reactor: {} devices and sockets are as many as {} requests allow; raise "
-                                  "reactor_options::requests",
-                                  readers, requests_.capacity()));
+        fail(ENOBUFS, fmt::format("reactor: {} devices and sockets and {} listeners are as many as {} requests allow; "
+                                  "raise reactor_options::requests",
+                                  readers, listeners_, requests_.capacity()));
     if (r.all.size() + 1 >= pool_->count(c) && pool_->count(c) > 1)
         fail(ENOBUFS, fmt::format("reactor: {} devices and sockets already share the {} packet buffers of their class; "
                                   "raise pool_options::{}",
                                   r.all.size(), pool_->count(c), c == small_packets ? "small_count" : "large_count"));
     r.all.push_back(&reader);
     set_shares(c);
+}
+
+void reactor_core::add_listener() {
+    const std::size_t readers = readers_[small_packets].all.size() + readers_[large_packets].all.size();
+    if (2 * readers + 1 >= reserved_requests())
+        fail(ENOBUFS, fmt::format("reactor: {} listeners and {} devices and sockets are as many as {} requests allow; "
+                                  "raise reactor_options::requests",
+                                  listeners_, readers, requests_.capacity()));
+    ++listeners_;
+    reserve_requests(1);
+}
+
+void reactor_core::remove_listener() noexcept {
+    --listeners_;
+    reserve_requests(-1);
 }
 
 void reactor_core::remove_reader(inbox& reader) noexcept {

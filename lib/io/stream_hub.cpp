@@ -58,11 +58,15 @@ void stream_hub::schedule(stream_port& stream) noexcept {
 }
 
 void stream_hub::await_room(stream_writer& writer) noexcept { awaiting_room_.push_back(writer); }
+void stream_hub::await_room(stream_reader& reader) noexcept { readers_awaiting_room_.push_back(reader); }
 
 void stream_hub::retry() noexcept {
     link_list<stream_writer, room_kind> now;
     now.take(awaiting_room_);
     while (!now.empty()) now.pop_front().port().schedule();
+    link_list<stream_reader, room_kind> readers;
+    readers.take(readers_awaiting_room_);
+    while (!readers.empty()) readers.pop_front().retry();
 }
 
 // --- receiving -----------------------------------------------------------------------------------------------------

@@ -53,9 +53,10 @@ public:
 
     /// Has the stream prepared before the next kernel entry.
     void schedule(stream_port& stream) noexcept;
-    /// Its send found no place among the requests.
+    /// Its send, or its receive, found no place among the requests.
     void await_room(stream_writer& writer) noexcept;
-    bool awaits_room() const noexcept { return !awaiting_room_.empty(); }
+    void await_room(stream_reader& reader) noexcept;
+    bool awaits_room() const noexcept { return !awaiting_room_.empty() || !readers_awaiting_room_.empty(); }
     void retry() noexcept;
 
     // --- receiving ------------------------------------------------------------------------------------------------
@@ -102,6 +103,7 @@ private:
     link_list<stream_reader, starving_kind> wanting_;  // a buffer of the pool, for bytes that were spilled
     link_list<stream_reader, holding_kind> holding_;
     link_list<stream_writer, room_kind> awaiting_room_;
+    link_list<stream_reader, room_kind> readers_awaiting_room_;
     link_list<acceptor, admission_kind> awaiting_admission_;
 };
 
