@@ -6,20 +6,13 @@
 //     curl http://127.0.0.1:8080/
 #include "program.hpp"
 
-#include <chrono>
-
 namespace {
-
-constexpr const char* usage = "usage: http_server --local ADDR:PORT\n";
-constexpr std::size_t longest_head = 8192;
-constexpr std::chrono::seconds patience{30}; // with a client that sends no request
 
 const std::map<std::string, std::string, std::less<>> pages{{"/", "It works.\n"}, {"/about", "Served by cotun.\n"}};
 
-std::string response(const char* status, std::string_view body) {
-    return std::string("HTTP/1.1 ") + status +
-           "\r\nContent-Type: text/plain\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" +
-           std::string(body);
+std::string response(const std::string& status, const std::string& body) {
+    const std::string size = std::to_string(body.size());
+    return "HTTP/1.1 " + status + "\r\nContent-Type: text/plain\r\nContent-Length: " + size + "\r\n\r\n" + body;
 }
 
 std::string answer_to(std::string_view head) {
@@ -31,21 +24,20 @@ std::string answer_to(std::string_view head) {
 }
 
 cotun::task<> serve(cotun::tcp_stream client) {
-    for (;;) {
+    for (bool more = true; more;) {
         // Ends the connection when the client does, is silent for too long, or sends too much: by an exception.
-        std::string head = co_await cotun::with_timeout(client.read_until("\r\n\r\n", longest_head), patience);
+        std::string head = co_await cotun::with_timeout(client.read_until("\r\n\r\n", 8192), std::chrono::seconds(30));
         std::string answer = answer_to(head);
         co_await client.write(answer);
-        const bool plain_get = head.starts_with("GET ") && head.find("Content-Length") == head.npos;
-        if (!plain_get || head.find("Connection: close") != head.npos || head.find(" HTTP/1.0") != head.npos) break;
+        const auto has = [&head](const char* text) { return head.find(text) != head.npos; };
+        more = head.starts_with("GET ") && !has("Content-Length") && !has("Connection: close") && !has(" HTTP/1.0");
     }
-    client.shutdown_send();
     co_await client.close();
 }
 
 cotun::task<> serve_quietly(cotun::tcp_stream client) { co_await cotun::as_result(serve(std::move(client))); }
 
-cotun::task<> accept_all(cotun::reactor& io, cotun::tcp_listener& listener) {
+cotun::task<> serve_all(cotun::reactor& io, cotun::tcp_listener& listener) {
     cotun::scope clients(io);
     for (;;) {
         co_await clients.room();
@@ -55,11 +47,11 @@ cotun::task<> accept_all(cotun::reactor& io, cotun::tcp_listener& listener) {
 }
 
 void serve_pages(int argc, char** argv) {
-    const example::arguments args(argc, argv, usage);
+    const example::arguments args(argc, argv, "usage: http_server --local ADDR:PORT\n");
     cotun::reactor io;
     example::stop_on_signals(io);
     cotun::tcp_listener listener = cotun::listen_tcp(io, {.local = cotun::endpoint::from_string(args.need("--local"))});
-    io.run(accept_all(io, listener));
+    io.run(serve_all(io, listener));
 }
 
 } // namespace

@@ -17,7 +17,9 @@ acceptor::acceptor(reactor_core& core, int descriptor, std::string name)
       descriptor_(descriptor),
       name_(std::move(name)),
       multishot_(core.driver().supports(ring::feature::accept_multishot)) {
+    core.refuse_child("listening");
     core.streams();
+    core.add_listener();
     core.add_open(*this);
 }
 
@@ -69,13 +71,27 @@ void acceptor::serve() noexcept {
 }
 
 void acceptor::put_back(int descriptor) noexcept {
-    if (core_ != nullptr) core_->streams().dismiss();
-    if (closing_) {
+    if (closing_)
         ::close(descriptor);
-        return;
+    else
+        keep(descriptor, true);
+    if (core_ == nullptr) return;
+    core_->streams().dismiss();
+    if (!closing_) serve();
+}
+
+void acceptor::left() noexcept {
+    if (waiters_.empty()) static_cast<link<admission_kind>&>(*this).leave();
+}
+
+// Out of memory, the connection is lost.
+void acceptor::keep(int descriptor, bool first) noexcept {
+    try {
+        first ? accepted_.push_front(descriptor) : accepted_.push_back(descriptor);
+    } catch (const std::bad_alloc&) {
+        ::close(descriptor);
+        ++statistics_.exhausted;
     }
-    accepted_.push_front(descriptor);
-    serve();
 }
 
 void acceptor::throw_failure(int error) const {
@@ -100,7 +116,8 @@ void acceptor::fail(int error) noexcept {
 void acceptor::arm() noexcept {
     if (request_ != 0 || armed() || closing_ || failure_ != 0 || waiters_.empty() || !accepted_.empty()) return;
     request_ = core_->begin(*this, 0, true);
-    if (request_ == 0) return core_->arm(*this, core_->now() + first_pause); // all in flight: never seen
+    if (request_ == 0) return core_->arm_reserved(*this, core_->now() + first_pause); // one is kept for it: never seen
+    core_->reserve_requests(-1);
     cancelled_ = false;
     armed_multishot_ = multishot_;
     core_->driver().accept(request_, {descriptor_, -1}, multishot_);
@@ -111,14 +128,17 @@ void acceptor::cancel() noexcept {
 }
 
 void acceptor::on_completion(std::uint32_t, const ring::completion& done) {
-    if (!done.more) request_ = 0;
+    if (!done.more) {
+        request_ = 0;
+        core_->reserve_requests(1);
+    }
     if (done.result >= 0) {
         if (closing_) {
             ::close(done.result);
         } else {
             ++statistics_.accepted;
             pause_ = std::chrono::milliseconds(0);
-            accepted_.push_back(done.result);
+            keep(done.result, false);
         }
     } else if (!closing_) {
         ended(-done.result);
@@ -149,7 +169,7 @@ void acceptor::ended(int error) {
     }
     if (is_final(error) || error == EINVAL) return fail(error);
     pause_ = std::clamp(2 * pause_, first_pause, longest_pause);
-    core_->arm(*this, core_->now() + pause_);
+    core_->arm_reserved(*this, core_->now() + pause_);
 }
 
 // --- the end -------------------------------------------------------------------------------------------------------
@@ -169,6 +189,7 @@ void acceptor::begin_close() noexcept {
 
 void acceptor::finish_close() noexcept {
     ::close(std::exchange(descriptor_, -1));
+    core_->remove_listener();
     while (!closers_.empty()) core_->make_ready(closers_.front());
 }
 
@@ -210,7 +231,9 @@ task<> acceptor::close(counted<acceptor> of) {
 accept_waiter::~accept_waiter() {
     unlink();
     if (descriptor_ >= 0) from_->put_back(std::exchange(descriptor_, -1));
-    if (holds_) from_->drop();
+    if (!holds_) return;
+    from_->left();
+    from_->drop();
 }
 
 bool accept_waiter::await_ready() noexcept { return from_->try_take(*this); }

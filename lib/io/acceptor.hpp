@@ -19,6 +19,7 @@
 #include "io/counted.hpp"
 #include "io/links.hpp"
 #include "io/reactor_core.hpp"
+#include "ring/process.hpp"
 #include "ring/requests.hpp"
 
 #include <chrono>
@@ -43,12 +44,16 @@ public:
     const std::string& name() const noexcept { return name_; }
     const accept_statistics& statistics() const noexcept { return statistics_; }
     bool uses_multishot() const noexcept { return multishot_; }
+    /// Whether this is a child of the process that listens. Known also when the reactor is gone.
+    bool forked() const noexcept { return process_.forked(); }
 
     // --- for those who wait ---------------------------------------------------------------------------------------
 
     bool try_take(accept_waiter& w) noexcept;
     void wait(accept_waiter& w) noexcept;
     void put_back(int descriptor) noexcept;
+    /// One of those who waited is gone.
+    void left() noexcept;
     [[noreturn]] void throw_failure(int error) const;
     /// Gives what has been accepted to those who wait.
     void serve() noexcept;
@@ -68,11 +73,13 @@ private:
     void on_time() override { arm(); }
     void arm() noexcept;
     void cancel() noexcept;
+    void keep(int descriptor, bool first) noexcept;
     void ended(int error);
     void fail(int error) noexcept;
     void begin_close() noexcept;
     void finish_close() noexcept;
 
+    const ring::process_mark process_;
     reactor_core* core_;
     int descriptor_;
     std::string name_;

@@ -31,6 +31,7 @@ void connector::note(int error, const std::string& text) {
 bool connector::start(connect_waiter& w) noexcept {
     started_ = true;
     try {
+        core_->refuse_child("connecting");
         stream_hub& hub = core_->streams();
         admitted_ = hub.admit();
         if (!admitted_) {
@@ -57,19 +58,26 @@ bool connector::try_next() noexcept {
             close_descriptor();
             const target to = next(descriptor_);
             if (to.address == nullptr) return false;
+            cancelled_ = timed_out_ = false;
+            if (attempt_.count() > 0) core_->arm_reserved(*this, end_of_attempt());
             request_ = core_->begin(*this, 0);
             if (request_ == 0) {
+                core_->disarm(*this);
                 note(EAGAIN, "connecting: all requests of the reactor are in flight; raise reactor_options::requests");
                 return false;
             }
-            cancelled_ = timed_out_ = false;
-            if (attempt_.count() > 0) core_->arm(*this, core_->now() + attempt_);
             core_->driver().connect(request_, {descriptor_, -1}, to.address, to.size);
             return true;
         } catch (const std::system_error& refused) {
             note(refused.code().value(), refused.what());
         }
     }
+}
+
+auto connector::end_of_attempt() const noexcept -> clock::time_point {
+    const auto now = core_->now();
+    const auto longest = std::chrono::floor<std::chrono::milliseconds>(clock::time_point::max() - now);
+    return attempt_ < longest ? now + attempt_ : clock::time_point::max();
 }
 
 void connector::on_time() {
@@ -87,7 +95,8 @@ void connector::on_completion(std::uint32_t, const ring::completion& done) {
     core_->disarm(*this);
     connected_ = done.result == 0;
     if (connected_) return end();
-    const bool asked = done.result == -ECANCELED && cancelled_;
+    // EINTR: a thread of the kernel's slept in connect(2), and was woken.
+    const bool asked = cancelled_ && (done.result == -ECANCELED || done.result == -EINTR);
     if (stopping_) {
         error_ = ECANCELED;
         return end();

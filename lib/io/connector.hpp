@@ -53,6 +53,7 @@ protected:
 private:
     void on_time() override;
     bool try_next() noexcept;
+    clock::time_point end_of_attempt() const noexcept;
     void note(int error, const std::string& text);
     void close_descriptor() noexcept;
     void end() noexcept;

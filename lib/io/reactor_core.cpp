@@ -204,7 +204,6 @@ void reactor_core::pass() {
                       posted_.load(std::memory_order_relaxed) == nullptr && !stop_.load(std::memory_order_relaxed);
     const bool wait = idle && !run_is_over() && prepare_to_sleep();
     enter_driver(wait);
-    if (wait) sleep_.store(sleep::awake, std::memory_order_relaxed);
     after_enter();
 }
 
@@ -224,7 +223,9 @@ void reactor_core::turn() {
     after_enter();
 }
 
+// In a child, what was in flight is the parent's: for the child it has ended.
 void reactor_core::turn_or_end() {
+    if (forked()) return end_requests();
     try {
         turn();
     } catch (const std::system_error& refused) { // EEXIST: the ring's thread has ended; anything else is fatal
@@ -234,8 +235,10 @@ void reactor_core::turn_or_end() {
 }
 
 void reactor_core::end_requests() {
+    deliver(); // what had come before
     requests_.end_all(ECANCELED);
     awaiting_room_.clear();
+    if (streams_ && streams_->awaits_room()) streams_->retry();
 }
 
 void reactor_core::after_enter() {
@@ -300,21 +303,35 @@ void reactor_core::prepare_all() {
 }
 
 void reactor_core::enter_driver(bool wait) {
-    constexpr std::size_t ahead = 4;
+    struct awake { // also when this throws
+        ~awake() {
+            if (slept) state.store(sleep::awake, std::memory_order_relaxed);
+        }
+        std::atomic<sleep>& state;
+        bool slept;
+    };
+    const awake at_the_end{sleep_, wait};
+    if (delivered_ < completed_) return deliver();
     if (wants_buffers()) driver_->report_sends(); // what was sent gives some back
     if (!to_wake_.empty()) send_wakes();
-    std::size_t count = 0;
+    delivered_ = completed_ = 0;
     try {
-        count = driver_->enter(wait, wait ? timers_.next() : std::nullopt, completions_);
+        completed_ = driver_->enter(wait, wait ? timers_.next() : std::nullopt, completions_);
     } catch (...) {
         broken_ = true;
-        sleep_.store(sleep::awake, std::memory_order_relaxed);
         throw; // and run()'s end wakes those that were to be
     }
     to_wake_.clear();
-    for (std::size_t i = 0; i < count; ++i) {
-        if (i + ahead < count) prefetch(completions_[i + ahead]);
-        if (!requests_.deliver(completions_[i])) ++counters.strays;
+    deliver();
+}
+
+// A completion comes once: if an owner throws, those behind it are told instead of the next entry.
+void reactor_core::deliver() {
+    constexpr std::size_t ahead = 4;
+    while (delivered_ < completed_) {
+        const ring::completion& done = completions_[delivered_++];
+        if (delivered_ + ahead <= completed_) prefetch(completions_[delivered_ + ahead - 1]);
+        if (!requests_.deliver(done)) ++counters.strays;
     }
 }
 
@@ -378,15 +395,30 @@ void reactor_core::add_reader(inbox& reader, size_class c) {
     readers_of_class& r = readers_[c];
     const std::size_t readers = readers_[small_packets].all.size() + readers_[large_packets].all.size();
     if (2 * (readers + 1) >= reserved_requests())
-        fail(ENOBUFS, fmt::format("reactor: {} devices and sockets are as many as {} requests allow; raise "
-                                  "reactor_options::requests",
-                                  readers, requests_.capacity()));
+        fail(ENOBUFS, fmt::format("reactor: {} devices and sockets and {} listeners are as many as {} requests allow; "
+                                  "raise reactor_options::requests",
+                                  readers, listeners_, requests_.capacity()));
     if (r.all.size() + 1 >= pool_->count(c) && pool_->count(c) > 1)
         fail(ENOBUFS, fmt::format("reactor: {} devices and sockets already share the {} packet buffers of their class; "
                                   "raise pool_options::{}",
                                   r.all.size(), pool_->count(c), c == small_packets ? "small_count" : "large_count"));
     r.all.push_back(&reader);
     set_shares(c);
+}
+
+void reactor_core::add_listener() {
+    const std::size_t readers = readers_[small_packets].all.size() + readers_[large_packets].all.size();
+    if (2 * readers + 1 >= reserved_requests())
+        fail(ENOBUFS, fmt::format("reactor: {} listeners and {} devices and sockets are as many as {} requests allow; "
+                                  "raise reactor_options::requests",
+                                  listeners_, readers, requests_.capacity()));
+    ++listeners_;
+    reserve_requests(1);
+}
+
+void reactor_core::remove_listener() noexcept {
+    --listeners_;
+    reserve_requests(-1);
 }
 
 void reactor_core::remove_reader(inbox& reader) noexcept {

@@ -103,7 +103,8 @@ public:
     void disarm(timer& t) noexcept override { timers_.disarm(t); }
 
     /// A token for a new request, or 0 when there is no room. A quarter is set aside for `reserved` requests: the one
-    /// read and the one poll that each device or socket may have in flight. For those there is always room.
+    /// read and the one poll that each device or socket may have in flight, and the accept of each listener. For those
+    /// there is always room.
     ring::token begin(ring::request_owner& owner, std::uint32_t cookie, bool reserved = false) noexcept;
     /// Has `o` called (retry()) when there is room again.
     void await_room(outbox& o);
@@ -116,8 +117,13 @@ public:
     void await_buffer(inbox& reader, size_class c);
     void await_buffer(allocate_operation& operation, size_class c) noexcept;
 
-    /// Requests that others may not take: as many as streams may begin at any time. `count` more, or fewer.
+    /// Requests that others may not take: as many as streams and listeners may begin at any time. `count` more, or
+    /// fewer.
     void reserve_requests(int count) noexcept { kept_requests_ += count; }
+    /// A listener comes or goes: it keeps one request, its accept, of the quarter that is set aside. add_listener
+    /// throws std::errc::no_buffer_space when the quarter is taken.
+    void add_listener();
+    void remove_listener() noexcept;
     /// What the streams share; made with the first.
     stream_hub& streams();
     void await_buffer(stream_hub& hub) noexcept;
@@ -187,7 +193,7 @@ public:
     /// turn(), or end_requests() where that cannot be.
     void turn_or_end();
     /// The driver cannot be entered any more: the thread that the ring belonged to has ended, and its requests with it
-    /// (the kernel sees to that). Tells their owners.
+    /// (the kernel sees to that), or this is a child. Tells their owners.
     void end_requests();
 
     reactor_statistics counters; // those that the operations count themselves: rearms, buffers and requests exhausted
@@ -210,6 +216,7 @@ private:
     void resume_ready();
     void prepare_all();
     void enter_driver(bool wait);
+    void deliver();
     bool wants_buffers() const noexcept;
     void prefetch(const ring::completion& soon) const noexcept;
     void after_enter();
@@ -229,8 +236,8 @@ private:
     void begin_closing_all();
     void settle() noexcept;
     void check_thread(const char* what, int runner) const noexcept;
-    // One is for the poll of signals.
-    unsigned reserved_requests() const noexcept { return requests_.capacity() / 4 + 1; }
+    // One is for the poll of signals. What listeners take of the quarter is among the kept ones.
+    unsigned reserved_requests() const noexcept { return requests_.capacity() / 4 + 1 - listeners_; }
     void reserve_lists();
     void set_shares(size_class c);
     void on_buffer_returned(size_class c) noexcept override;
@@ -255,6 +262,7 @@ private:
     link_list<open_end, open_kind> open_;
     std::unique_ptr<stream_hub> streams_;
     int kept_requests_ = 0;
+    unsigned listeners_ = 0;
     struct readers_of_class {
         std::vector<inbox*> all;
         std::vector<inbox*> awaiting_buffer;
@@ -263,6 +271,8 @@ private:
     };
     std::array<readers_of_class, size_classes> readers_;
     std::array<ring::completion, 256> completions_;
+    std::size_t completed_ = 0; // in completions_
+    std::size_t delivered_ = 0; // of those, told to their owners
     std::vector<blocking_work> blocking_;
     std::uint64_t last_blocking_ = 0;
     std::exception_ptr failure_;         // of a spawned task

@@ -44,7 +44,8 @@ bool stream_hub::admit() {
 void stream_hub::dismiss() noexcept {
     core_->reserve_requests(-1);
     --streams_;
-    if (!awaiting_admission_.empty()) awaiting_admission_.pop_front().serve();
+    // One that has nobody waiting any more takes no place: the next is asked.
+    while (streams_ < most_streams() && !awaiting_admission_.empty()) awaiting_admission_.pop_front().serve();
     if (streams_ == 0) remove_group();
 }
 
@@ -57,11 +58,15 @@ void stream_hub::schedule(stream_port& stream) noexcept {
 }
 
 void stream_hub::await_room(stream_writer& writer) noexcept { awaiting_room_.push_back(writer); }
+void stream_hub::await_room(stream_reader& reader) noexcept { readers_awaiting_room_.push_back(reader); }
 
 void stream_hub::retry() noexcept {
     link_list<stream_writer, room_kind> now;
     now.take(awaiting_room_);
     while (!now.empty()) now.pop_front().port().schedule();
+    link_list<stream_reader, room_kind> readers;
+    readers.take(readers_awaiting_room_);
+    while (!readers.empty()) readers.pop_front().retry();
 }
 
 // --- receiving -----------------------------------------------------------------------------------------------------
@@ -112,7 +117,7 @@ void stream_hub::starve(stream_reader& reader) noexcept {
 }
 
 void stream_hub::starve_of_pool(stream_reader& reader) noexcept {
-    starving_.push_back(reader);
+    wanting_.push_back(reader);
     core_->await_buffer(*this); // not before: it would find none
 }
 
@@ -145,8 +150,18 @@ void stream_hub::spill() noexcept {
     }
 }
 
+// Before the group is filled: it would take every buffer that comes back, and they would wait for ever.
+void stream_hub::serve_wanting() noexcept {
+    link_list<stream_reader, starving_kind> now;
+    now.take(wanting_);
+    while (!now.empty() && core_->pool().available(small_packets) > 0) now.pop_front().fed();
+    now.take(wanting_);
+    wanting_.take(now);
+}
+
 void stream_hub::prepare() noexcept {
     if (!has_group_) return;
+    serve_wanting();
     refill();
     if (!starving_.empty()) {
         if (in_group_count_ == 0) {
@@ -155,7 +170,8 @@ void stream_hub::prepare() noexcept {
         }
         for (unsigned spare = in_group_count_; spare > 0 && !starving_.empty(); --spare) starving_.pop_front().fed();
     }
-    if (in_group_count_ < target_ && (in_group_count_ == 0 || !starving_.empty())) core_->await_buffer(*this);
+    const bool wants_more = in_group_count_ < target_ && (in_group_count_ == 0 || !starving_.empty());
+    if (wants_more || !wanting_.empty()) core_->await_buffer(*this);
     link_list<stream_port, scheduled_kind> now;
     now.take(scheduled_);
     while (!now.empty()) now.pop_front().prepare();

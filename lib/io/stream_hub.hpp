@@ -53,9 +53,10 @@ public:
 
     /// Has the stream prepared before the next kernel entry.
     void schedule(stream_port& stream) noexcept;
-    /// Its send found no place among the requests.
+    /// Its send, or its receive, found no place among the requests.
     void await_room(stream_writer& writer) noexcept;
-    bool awaits_room() const noexcept { return !awaiting_room_.empty(); }
+    void await_room(stream_reader& reader) noexcept;
+    bool awaits_room() const noexcept { return !awaiting_room_.empty() || !readers_awaiting_room_.empty(); }
     void retry() noexcept;
 
     // --- receiving ------------------------------------------------------------------------------------------------
@@ -85,6 +86,7 @@ private:
     void remove_group() noexcept;
     void refill() noexcept;
     void spill() noexcept;
+    void serve_wanting() noexcept;
 
     reactor_core* core_;
     bool has_group_ = false;
@@ -97,9 +99,11 @@ private:
     unsigned streams_ = 0;
     std::vector<bool> in_group_; // by index
     link_list<stream_port, scheduled_kind> scheduled_;
-    link_list<stream_reader, starving_kind> starving_;
+    link_list<stream_reader, starving_kind> starving_; // for the group
+    link_list<stream_reader, starving_kind> wanting_;  // a buffer of the pool, for bytes that were spilled
     link_list<stream_reader, holding_kind> holding_;
     link_list<stream_writer, room_kind> awaiting_room_;
+    link_list<stream_reader, room_kind> readers_awaiting_room_;
     link_list<acceptor, admission_kind> awaiting_admission_;
 };
 

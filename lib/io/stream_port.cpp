@@ -47,10 +47,10 @@ void stream_port::begin_close() {
     state_ = state::draining;
     reader_.close();
     writer_.close();
-    if (writer_.settled())
+    if (writer_.settled() || core_->forked()) // what a child's copy has accepted, the parent sends
         begin_cancel();
     else
-        core_->arm(*this, core_->now() + drain_time);
+        core_->arm_reserved(*this, core_->now() + drain_time);
 }
 
 void stream_port::begin_cancel() {

@@ -5,7 +5,6 @@
 #include "io/stream_port.hpp"
 
 #include <algorithm>
-#include <cassert>
 #include <cerrno>
 #include <cstring>
 #include <new>
@@ -122,7 +121,7 @@ void stream_reader::arm(bool multishot) noexcept {
     if (static_cast<link<starving_kind>&>(*this).linked()) return;
     if (hub().in_group() == 0) return hub().starve(*this);
     request_ = port_->core().begin(*this, 0, true);
-    assert(request_ != 0); // the hub admits no more streams than there are requests for
+    if (request_ == 0) return hub().await_room(*this); // what was begun before there were so many streams is in flight
     cancelled_ = false;
     armed_multishot_ = multishot && port_->core().driver().supports(ring::feature::receive_multishot);
     port_->core().reserve_requests(-1);
@@ -190,6 +189,8 @@ void stream_reader::prepare() noexcept {
     }
 }
 
+void stream_reader::retry() noexcept { port_->schedule(); }
+
 void stream_reader::spill() noexcept {
     if (is_free()) move_to_spill();
 }
@@ -230,6 +231,7 @@ void stream_reader::drop() noexcept {
 void stream_reader::close() noexcept {
     closed_ = true;
     static_cast<link<starving_kind>&>(*this).leave();
+    static_cast<link<room_kind>&>(*this).leave();
     while (!waiters_.empty()) {
         auto& w = static_cast<stream_read_waiter&>(waiters_.front());
         w.failure_ = ECANCELED;

@@ -25,8 +25,12 @@ class stream_hub;
 class stream_port;
 struct holding_kind;
 struct starving_kind;
+struct room_kind;
 
-class stream_reader final : public ring::request_owner, public link<holding_kind>, public link<starving_kind> {
+class stream_reader final : public ring::request_owner,
+                            public link<holding_kind>,
+                            public link<starving_kind>,
+                            public link<room_kind> {
 public:
     static constexpr unsigned bound = 8;
 
@@ -62,6 +66,8 @@ public:
     void spill() noexcept;
     /// There is a buffer for it.
     void fed() noexcept;
+    /// There may be room for its request.
+    void retry() noexcept;
 
     // --- for the port ---------------------------------------------------------------------------------------------
 

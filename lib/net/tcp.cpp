@@ -72,7 +72,8 @@ void apply(int descriptor, bool v6, const tcp_options& o) {
     if (o.send_buffer != 0 && !set(descriptor, SOL_SOCKET, SO_SNDBUFFORCE, o.send_buffer))
         set(descriptor, SOL_SOCKET, SO_SNDBUF, o.send_buffer);
     if (o.tos > 255) fail(EINVAL, fmt::format("TCP: tos is {}; it must be 0 to 255", o.tos));
-    if (o.tos != 0) set(descriptor, v6 ? IPPROTO_IPV6 : IPPROTO_IP, v6 ? IPV6_TCLASS : IP_TOS, o.tos);
+    if (o.tos != 0) set(descriptor, IPPROTO_IP, IP_TOS, o.tos); // of an IPv6 socket: for the IPv4 that it carries
+    if (o.tos != 0 && v6) set(descriptor, IPPROTO_IPV6, IPV6_TCLASS, o.tos);
     if (o.mark != 0 && setsockopt(descriptor, SOL_SOCKET, SO_MARK, &o.mark, sizeof o.mark) != 0)
         fail(errno, fmt::format("TCP: marking the socket with {} needs CAP_NET_ADMIN or CAP_NET_RAW", o.mark));
     if (!o.device.empty() && setsockopt(descriptor, SOL_SOCKET, SO_BINDTODEVICE, o.device.c_str(),

@@ -105,7 +105,7 @@ void udp_outbox::await_send_buffer() {
     core().driver().poll(poll_.request, port().file(), POLLOUT, false);
 }
 
-void udp_outbox::pause() { core().arm(pause_, core().driver().now() + pause_time); }
+void udp_outbox::pause() { core().arm_reserved(pause_, core().driver().now() + pause_time); }
 
 // An error that waits on the socket ends every poll at once, and the reader that would take it may have ended or have
 // no buffer.

@@ -181,9 +181,9 @@ unix_listener& unix_listener::operator=(unix_listener&& other) noexcept {
     return *this;
 }
 
-// Before the socket is closed: afterwards the file may be another's.
+// Before the socket is closed: afterwards the file may be another's. In a child it is the parent's.
 void unix_listener::remove_file() noexcept {
-    if (!file_.empty()) ::unlink(file_.c_str());
+    if (!file_.empty() && !acceptor_->forked()) ::unlink(file_.c_str());
     file_.clear();
 }
 

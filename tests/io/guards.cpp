@@ -7,7 +7,9 @@
 #include "cotun/io/interval.hpp"
 #include "cotun/io/reactor.hpp"
 #include "cotun/net/resolve.hpp"
+#include "cotun/net/tcp.hpp"
 #include "cotun/net/udp.hpp"
+#include "cotun/net/unix.hpp"
 
 #include "../support/held_task.hpp"
 #include "../support/process.hpp"
@@ -21,11 +23,14 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <netinet/in.h>
+#include <optional>
 #include <string>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -213,6 +218,132 @@ TEST_CASE("fork: the child's use is refused by name, and what it destroys harms 
     CHECK(io->statistics().strays == 0);
     CHECK(io->statistics().overflows == 0);
     ::close(event);
+}
+
+namespace {
+
+task<> accept_into(cotun::tcp_listener& from, std::optional<cotun::tcp_stream>& into) {
+    cotun::tcp_stream s = co_await from.accept();
+    into.emplace(std::move(s));
+}
+
+task<> connect_into(reactor& io, cotun::endpoint to, std::optional<cotun::tcp_stream>& into) {
+    cotun::connect_options options;
+    options.stream.send_buffer = 4096;
+    cotun::tcp_stream s = co_await cotun::connect_tcp(io, to, options);
+    into.emplace(std::move(s));
+}
+
+task<> read_into(cotun::tcp_stream& from, std::string& text) {
+    co_await from.read(std::as_writable_bytes(std::span(text)));
+}
+
+task<> write_all(cotun::tcp_stream& to, const std::string& text, bool& ended) {
+    co_await to.write(text);
+    ended = true;
+}
+
+// A plain listener whose backlog is full: who connects waits, until somebody is accepted.
+struct full_listener {
+    full_listener() : descriptor(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+        sockaddr_in a{};
+        a.sin_family = AF_INET;
+        a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        socklen_t size = sizeof a;
+        REQUIRE(::bind(descriptor, reinterpret_cast<const sockaddr*>(&a), size) == 0);
+        REQUIRE(::listen(descriptor, 0) == 0);
+        REQUIRE(::getsockname(descriptor, reinterpret_cast<sockaddr*>(&a), &size) == 0);
+        local = cotun::endpoint::from_string("127.0.0.1:" + std::to_string(ntohs(a.sin_port)));
+        for (int& c : clients) {
+            c = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+            (void)!::connect(c, reinterpret_cast<const sockaddr*>(&a), size);
+        }
+    }
+    ~full_listener() {
+        for (const int c : clients) ::close(c);
+        ::close(descriptor);
+    }
+    int descriptor;
+    std::array<int, 3> clients{};
+    cotun::endpoint local;
+};
+
+} // namespace
+
+TEST_CASE("fork: the child may destroy streams and listeners in use; the parent's go on") {
+    if (const auto why = ring_refused()) SKIP(*why);
+    const int first = GENERATE(0, 1, 2); // to be destroyed: the reactor, the streams, the listeners
+    const std::string path = "/tmp/cotun-fork-" + std::to_string(getpid());
+    const full_listener full;
+    const std::string large(3'000'000, 'x');
+    std::string request(7, '\0');
+    bool written = false;
+    std::optional<cotun::tcp_stream> reading;
+    std::optional<cotun::tcp_stream> requesting;
+    std::optional<cotun::tcp_stream> writing;
+    std::optional<cotun::tcp_stream> stalled;
+    std::optional<cotun::tcp_stream> accepted;
+    std::optional<cotun::tcp_stream> connecting;
+    auto io = std::make_unique<reactor>();
+    cotun::listen_options options;
+    options.local = cotun::endpoint::from_string("127.0.0.1:0");
+    std::optional<cotun::tcp_listener> listener(cotun::listen_tcp(*io, options));
+    std::optional<cotun::unix_listener> file(cotun::listen_unix(*io, path));
+    io->spawn(accept_into(*listener, reading));
+    io->run(connect_into(*io, listener->local(), requesting));
+    io->run(sleep(*io, 5ms));
+    io->spawn(accept_into(*listener, stalled));
+    io->run(connect_into(*io, listener->local(), writing));
+    io->run(sleep(*io, 5ms));
+    REQUIRE(reading);
+    REQUIRE(stalled);
+
+    // In flight: an accept, a connect, a read, and a write with what was accepted behind it.
+    io->spawn(accept_into(*listener, accepted));
+    io->spawn(connect_into(*io, full.local, connecting));
+    io->spawn(read_into(*reading, request));
+    io->spawn(write_all(*writing, large, written));
+    io->run(sleep(*io, 20ms));
+    REQUIRE_FALSE(written);
+    REQUIRE_FALSE(connecting);
+    for (int round = 0; round < 2; ++round) {
+        const std::string said = test::in_child([&] {
+            alarm(20); // rather than hang
+            const auto begun = reactor::clock::now();
+            const auto end_streams = [&] {
+                for (auto* s : {&reading, &requesting, &writing, &stalled}) s->reset();
+            };
+            const auto end_listeners = [&] {
+                listener.reset();
+                file.reset();
+            };
+            if (first == 0) io.reset();
+            if (first == 2) end_listeners();
+            end_streams();
+            end_listeners();
+            io.reset();
+            return std::string(reactor::clock::now() - begun < 900ms ? "done" : "late"); // it does not drain
+        });
+        CHECK(said == "done");
+        CHECK(access(path.c_str(), F_OK) == 0);
+    }
+
+    bool sent = false;
+    const std::string line = "request";
+    io->run(write_all(*requesting, line, sent));
+    std::string all(large.size(), '\0');
+    io->run(read_into(*stalled, all));
+    CHECK(all == large);
+    std::optional<cotun::tcp_stream> another;
+    io->run(connect_into(*io, listener->local(), another));
+    io->run(sleep(*io, 5ms));
+    CHECK(written);
+    CHECK(request == "request");
+    CHECK(accepted);
+    CHECK(io->statistics().strays == 0);
+    file.reset();
+    CHECK(access(path.c_str(), F_OK) != 0);
+    io.reset(); // with the connect in flight
 }
 
 TEST_CASE("fork: within a task; the child cannot go on with the loop") {

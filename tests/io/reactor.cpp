@@ -221,3 +221,12 @@ TEST_CASE("reactor: options out of range are refused by name") {
         CHECK(code_of(e) == EINVAL);
     }
 }
+
+TEST_CASE("a reactor whose kernel entry throws does not sleep: who posts wakes nobody") {
+    const auto io = over_script();
+    static constexpr auto hangs = [](reactor& r) -> task<> { co_await r.readable(0); };
+    CHECK_THROWS_AS(io->run(hangs(*io)), std::logic_error); // the scripted kernel's answer to a wait for ever
+    io->post([] {});
+    CHECK(io->run(answer(*io)) == 42);
+    CHECK(io->statistics().wakes == 0);
+}

@@ -456,3 +456,34 @@ TEST_CASE("stream: a stream that is in use may be destroyed, and the reactor bef
     flush.reset();
     s.reset();
 }
+
+TEST_CASE("stream: a buffer that comes back is for who waits to receive what was spilled, not for the kernel") {
+    stream_rig r(with_buffers(8)); // two in the group
+    test_stream s(r.io);
+    {
+        std::string byte(1, '\0');
+        by_hand arms(r, s.read_some(bytes_of(byte)));
+        r.turn();
+    }
+    REQUIRE(r.come(s, "first "));
+    REQUIRE(r.come(s, "second"));
+    r.turn();
+    std::vector<packet> held;
+    const auto hold_all = [&] {
+        while (packet p = r.io.try_allocate(1)) held.push_back(std::move(p));
+    };
+    hold_all();
+    s.reader().spill();
+    hold_all();
+    CHECK(held.size() == 8);
+    by_hand op(r, s.receive());
+    CHECK_FALSE(op.ready());
+    r.turn();
+    CHECK_FALSE(op.ready());
+    held.pop_back();
+    r.turn();
+    r.turn();
+    REQUIRE(op.ready());
+    const packet got = op.operation->await_resume();
+    CHECK(got.size() == 12);
+}

@@ -344,3 +344,226 @@ TEST_CASE("connect: the reactor may go while it waits") {
     r.reset();
     op.reset();
 }
+
+// --- bounds --------------------------------------------------------------------------------------------------------
+
+namespace {
+
+struct idle_timer final : detail::timer {
+    void on_time() override {}
+};
+
+struct noted_owner final : ring::request_owner {
+    void on_completion(std::uint32_t, const ring::completion&) override {
+        ++ended;
+        if (throws) throw std::runtime_error("as the test wanted");
+    }
+    int ended = 0;
+    bool throws = false;
+};
+
+// A poll of `o`'s, as any operation of the program's would be.
+ring::token poll(stream_rig& r, noted_owner& o) {
+    const ring::token name = r.io.core().begin(o, 0);
+    if (name != 0) r.kernel.poll(name, {STDERR_FILENO, -1}, 1, false);
+    return name;
+}
+
+std::ptrdiff_t count(const stream_rig& r, kind what) {
+    return std::count_if(r.kernel.in_flight.begin(), r.kernel.in_flight.end(),
+                         [what](const auto& q) { return q.what == what; });
+}
+
+} // namespace
+
+TEST_CASE("bounds: at reactor_options::timers, listeners, connects and closing streams have theirs all the same") {
+    const counted_files files;
+    rig_options o;
+    o.timers = 1;
+    accept_rig r(o);
+    idle_timer t;
+    idle_timer beyond;
+    r.io.core().arm(t, reactor::clock::time_point::max());
+    REQUIRE_THROWS_AS(r.io.core().arm(beyond, reactor::clock::time_point::max()), std::system_error);
+    SECTION("a connect's time") {
+        connect_options options;
+        options.attempt = std::chrono::milliseconds(20);
+        by_hand op(r, connect_tcp(r.io, endpoint::from_string("192.0.2.1:80"), options));
+        CHECK_FALSE(op.ready());
+        for (int i = 0; i < 30; ++i) r.pass();
+        REQUIRE(op.ready());
+        CHECK(code_of(std::move(*op.operation)) == ETIMEDOUT);
+    }
+    SECTION("a connect that finds no room: its timer does not stay") {
+        std::vector<noted_owner> owners(64);
+        for (noted_owner& owner : owners) (void)poll(r, owner);
+        connect_options options;
+        options.attempt = std::chrono::milliseconds(20);
+        by_hand op(r, connect_tcp(r.io, endpoint::from_string("192.0.2.1:80"), options));
+        REQUIRE(op.ready());
+        CHECK(r.io.statistics().timers == 1);
+        CHECK(code_of(std::move(*op.operation)) == EAGAIN);
+        r.turn();
+        while (!r.kernel.in_flight.empty()) r.kernel.complete(r.kernel.in_flight.front().name, 0);
+        r.turn();
+    }
+    SECTION("a listener's pause") {
+        by_hand op(r, r.listener.accept());
+        r.turn();
+        r.kernel.complete(r.accepting()->name, -EMFILE);
+        CHECK_NOTHROW(r.turn());
+        CHECK(r.listener.statistics().exhausted == 1);
+        for (int i = 0; i < 30; ++i) r.pass();
+        CHECK(r.accepting() != nullptr);
+    }
+    SECTION("a stream's end") {
+        r.kernel.writes_complete = false;
+        auto s = std::make_unique<test_stream>(r.io);
+        by_hand write(r, s->write("text"));
+        r.turn();
+        const auto begin = r.kernel.now();
+        s.reset();
+        CHECK(r.kernel.now() - begin >= std::chrono::seconds(1));
+    }
+    CHECK(r.io.statistics().timers == 1);
+    r.io.core().disarm(t);
+}
+
+TEST_CASE("bounds: listeners beyond what the requests allow are refused by name, and there is room again") {
+    const counted_files files;
+    rig_options o;
+    o.requests = 32;
+    accept_rig r(o);
+    std::vector<tcp_listener> more;
+    std::string text;
+    const auto refused = [&]() -> int {
+        try {
+            more.push_back(listen_tcp(r.io, {.local = any_port()}));
+            return 0;
+        } catch (const std::system_error& e) {
+            text = e.what();
+            return e.code().value();
+        }
+    };
+    for (int i = 0; i < 7; ++i) CHECK(refused() == 0);
+    CHECK(refused() == ENOBUFS);
+    CHECK_THAT(text, ContainsSubstring("8 listeners") && ContainsSubstring("reactor_options::requests"));
+    CHECK_THROWS_AS(port(r.io), std::system_error);
+    // All of them accept, and all streams that there may be receive, beside what the program began before.
+    std::vector<noted_owner> owners(32);
+    const auto begun = std::count_if(owners.begin(), owners.end(), [&](noted_owner& owner) { return poll(r, owner); });
+    CHECK(begun == 23);
+    std::vector<std::unique_ptr<by_hand<tcp_accept_operation>>> waits;
+    waits.push_back(std::make_unique<by_hand<tcp_accept_operation>>(r, r.listener.accept()));
+    for (tcp_listener& l : more) waits.push_back(std::make_unique<by_hand<tcp_accept_operation>>(r, l.accept()));
+    std::vector<std::unique_ptr<test_stream>> streams;
+    std::vector<std::unique_ptr<by_hand<stream_read_some_operation>>> reads;
+    std::string byte(1, '\0');
+    for (int i = 0; i < 20; ++i) {
+        streams.push_back(std::make_unique<test_stream>(r.io));
+        reads.push_back(
+            std::make_unique<by_hand<stream_read_some_operation>>(r, streams.back()->read_some(bytes_of(byte))));
+    }
+    r.turn();
+    CHECK(count(r, kind::accept) == 8);
+    CHECK(r.io.statistics().requests_in_flight == 32);
+    noted_owner late;
+    CHECK(poll(r, late) == 0);
+    for (ring::scripted::request* q = nullptr; (q = r.kernel.find(kind::poll, STDERR_FILENO)) != nullptr;)
+        r.kernel.complete(q->name, 1);
+    for (int i = 0; i < 3; ++i) r.turn(); // it is told, tries again, and submits
+    CHECK(count(r, kind::receive) == 20);
+    CHECK(r.io.statistics().requests_in_flight == 28);
+    reads.clear();
+    streams.clear();
+    waits.clear();
+    SECTION("destroyed") { more.pop_back(); }
+    SECTION("closed") {
+        r.io.run(more.back().close());
+        more.push_back(listen_tcp(r.io, {.local = any_port()}));
+        more.erase(more.end() - 2);
+        more.pop_back();
+    }
+    CHECK(refused() == 0);
+    CHECK(refused() == ENOBUFS);
+    more.clear();
+    port p(r.io);
+}
+
+TEST_CASE("accept: the place of a stream goes to a listener that somebody waits at") {
+    const int how = GENERATE(0, 1, 2);
+    const counted_files files;
+    rig_options o;
+    o.requests = 32; // 20 streams
+    accept_rig r(o);
+    tcp_listener other = listen_tcp(r.io, {.local = any_port()});
+    std::vector<std::unique_ptr<test_stream>> streams;
+    for (int i = 0; i < 20; ++i) streams.push_back(std::make_unique<test_stream>(r.io));
+    auto gone = std::make_unique<by_hand<tcp_accept_operation>>(r, r.listener.accept());
+    r.turn();
+    r.connection();
+    r.turn();
+    by_hand waits(r, other.accept());
+    r.turn();
+    for (const auto& q : r.kernel.in_flight)
+        if (q.what == kind::accept && q.name != r.accepting()->name) {
+            r.kernel.complete(q.name, ::dup(STDERR_FILENO), true);
+            break;
+        }
+    r.turn();
+    CHECK(r.listener.statistics().admissions_awaited == 1);
+    CHECK(other.statistics().admissions_awaited == 1);
+    if (how == 0) gone.reset();
+    if (how == 1) gone->stop.request();
+    if (how == 2) r.io.run(r.listener.close());
+    CHECK_FALSE(waits.ready());
+    streams.pop_back();
+    REQUIRE(waits.ready());
+    CHECK_NOTHROW(tcp_stream(waits.operation->await_resume()));
+}
+
+TEST_CASE("an owner that throws takes no other's completion") {
+    stream_rig r;
+    std::vector<noted_owner> owners(5);
+    owners[1].throws = owners[3].throws = true;
+    std::vector<ring::token> names;
+    for (noted_owner& owner : owners) names.push_back(poll(r, owner));
+    r.turn();
+    for (const ring::token name : names) r.kernel.complete(name, 1);
+    CHECK_THROWS_AS(r.turn(), std::runtime_error);
+    CHECK_THROWS_AS(r.turn(), std::runtime_error);
+    r.turn();
+    for (const noted_owner& owner : owners) CHECK(owner.ended == 1);
+    CHECK(r.io.statistics().strays == 0);
+    CHECK(r.io.statistics().requests_in_flight == 0);
+}
+
+TEST_CASE("connect: an attempt that was interrupted when its time was over has timed out; a time without end is one") {
+    const int error = GENERATE(EINTR, ECANCELED);
+    const counted_files files;
+    stream_rig r;
+    r.kernel.cancels_answered = false;
+    const auto connecting = [&]() -> ring::scripted::request* {
+        for (auto& q : r.kernel.in_flight)
+            if (q.what == kind::connect) return &q;
+        return nullptr;
+    };
+    connect_options options;
+    options.attempt = std::chrono::milliseconds(5);
+    by_hand op(r, connect_tcp(r.io, endpoint::from_string("192.0.2.1:80"), options));
+    for (int i = 0; i < 10; ++i) r.pass();
+    CHECK(r.kernel.cancelled.size() == 1);
+    r.kernel.complete(connecting()->name, -error);
+    r.turn();
+    REQUIRE(op.ready());
+    CHECK(code_of(std::move(*op.operation)) == ETIMEDOUT);
+    r.kernel.cancelled.clear();
+    options.attempt = std::chrono::milliseconds::max();
+    by_hand patient(r, connect_tcp(r.io, endpoint::from_string("192.0.2.1:80"), options));
+    for (int i = 0; i < 10; ++i) r.pass();
+    CHECK(r.kernel.cancelled.empty());
+    r.kernel.complete(connecting()->name, 0);
+    r.turn();
+    REQUIRE(patient.ready());
+    CHECK(code_of(std::move(*patient.operation)) == 0);
+}

@@ -20,7 +20,7 @@ namespace {
 
 // The least that Linux allows is 4.5 KiB or so.
 struct socket_rig : rig {
-    socket_rig() : socket(open()) {
+    explicit socket_rig(const rig_options& o = {}) : rig(o), socket(open()) {
         kernel.writes_complete = false;
         settle();
         descriptor = kernel.in_flight.front().descriptor; // of its read
@@ -206,4 +206,19 @@ TEST_CASE("send room: a datagram that finds none after all waits with the kernel
         CHECK(r.sending().empty());
         CHECK(r.socket.writes().failed() == 1);
     }
+}
+
+TEST_CASE("send room: the pause is there also at reactor_options::timers", "[net][udp]") {
+    rig_options o;
+    o.timers = 1; // the rig's own task has it
+    socket_rig r(o);
+    CHECK(r.io.statistics().timers == 1);
+    r.kernel.unsent[r.descriptor] = 100;
+    r.send(5000);
+    CHECK(r.sending().empty());
+    r.kernel.unsent[r.descriptor] = 0;
+    r.later();
+    CHECK(r.sending() == sizes{5000});
+    r.sent();
+    r.settle();
 }

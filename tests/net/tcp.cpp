@@ -404,3 +404,46 @@ TEST_CASE("tcp: out of descriptors, accepting pauses and goes on", "[tcp]") {
     CHECK(streams.size() == 8);
     CHECK(listener.statistics().accepted == 8);
 }
+
+namespace {
+
+// The descriptor of the stream to `peer`; -1: there is none.
+int descriptor_to(const endpoint& peer) {
+    for (int descriptor = 3; descriptor < 1024; ++descriptor) {
+        sockaddr_in6 a{};
+        socklen_t size = sizeof a;
+        if (::getpeername(descriptor, reinterpret_cast<sockaddr*>(&a), &size) != 0) continue;
+        const bool is_ip = a.sin6_family == AF_INET || a.sin6_family == AF_INET6; // the port is at the same place
+        if (is_ip && ntohs(a.sin6_port) == peer.port()) return descriptor;
+    }
+    return -1;
+}
+
+} // namespace
+
+TEST_CASE("tcp: an IPv6 listener's type of service is also its IPv4 clients'", "[tcp]") {
+    const char* const from = GENERATE("127.0.0.1:0", "[::1]:0");
+    const auto io = cotun::test::over_ring();
+    const ::test::own_namespace here;
+    tcp_listener listener = listen_tcp(*io, {.local = endpoint::from_string("[::]:0"), .stream = {.tos = 0x28}});
+    std::optional<tcp_stream> server;
+    io->spawn(accept_one(listener, server));
+    connect_options options;
+    options.local = endpoint::from_string(from);
+    const auto connect = [](reactor& r, endpoint to, connect_options o, endpoint& local) -> task<> {
+        const tcp_stream s = co_await connect_tcp(r, to, o);
+        local = s.local();
+        co_await r.sleep_for(20ms);
+    };
+    const bool v6 = options.local->address().is_v6();
+    const std::string to = (v6 ? "[::1]:" : "127.0.0.1:") + std::to_string(listener.local().port());
+    endpoint local;
+    io->run(connect(*io, endpoint::from_string(to), options, local));
+    REQUIRE(server);
+    const int descriptor = descriptor_to(local);
+    REQUIRE(descriptor >= 0);
+    int tos = 0;
+    socklen_t size = sizeof tos;
+    REQUIRE(::getsockopt(descriptor, v6 ? IPPROTO_IPV6 : IPPROTO_IP, v6 ? IPV6_TCLASS : IP_TOS, &tos, &size) == 0);
+    CHECK(tos == 0x28);
+}

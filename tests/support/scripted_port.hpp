@@ -143,6 +143,7 @@ struct rig_options {
     unsigned requests = 64;
     unsigned ring_buffers = 4096;
     bool multishot = true;
+    std::size_t timers = 1000;
 };
 
 inline rig_options with_buffers(unsigned count) {
@@ -217,6 +218,7 @@ private:
                                                            std::unique_ptr<ring::scripted> driver) {
         reactor_options o;
         o.pool = options.pool;
+        o.timers = options.timers;
         return std::make_unique<detail::reactor_core>(o, std::move(driver));
     }
     static task<> stay(reactor& of) { co_await of.sleep_until(reactor::clock::time_point::max()); }

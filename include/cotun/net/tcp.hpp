@@ -14,9 +14,11 @@
 // Reading and writing: net/stream.hpp, which also says what a stream's lifetime and bounds are.
 // Accepting: a connection that came for a waiter that was stopped or destroyed goes to the next. Out of descriptors
 // (EMFILE) or memory, the listener pauses, longer each time, and goes on by itself; it is counted. When there are as
-// many streams as the reactor allows, connections wait in the backlog. Connecting: addresses are tried in turn; when
-// none answers, the error is the last one's, and its text has all of them. Stopped, an attempt is taken back; one that
-// had succeeded wins. tcp(7).
+// many streams as the reactor allows, connections wait in the backlog. A listener keeps one request of the quarter that
+// is set aside for listeners, devices and sockets (of 1024 requests: 255 listeners); beyond, listen_tcp() throws
+// std::errc::no_buffer_space: raise reactor_options::requests. Connecting: addresses are tried in turn; when none
+// answers, the error is the last one's, and its text has all of them. Stopped, an attempt is taken back; one that had
+// succeeded wins. tcp(7).
 #pragma once
 
 #include <cotun/coro/task.hpp>

@@ -10,7 +10,8 @@
 // Reading, writing, accepting and connecting are those of TCP: net/stream.hpp, net/tcp.hpp. A path has 107 bytes at
 // most. A name that begins with '@' is abstract: it belongs to the network namespace, and goes with the listener. A
 // path's file is removed when the listener is closed, and stays if the program is killed: listen_unix() then takes it
-// over if nobody listens there any more, and refuses it (EADDRINUSE) if somebody does. unix(7).
+// over if nobody listens there any more, and refuses it (EADDRINUSE) if somebody does. As many listeners as
+// reactor_options::requests allows; beyond, listen_unix() throws std::errc::no_buffer_space. unix(7).
 #pragma once
 
 #include <cotun/io/accept_operation.hpp>
