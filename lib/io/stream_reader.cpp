@@ -26,10 +26,10 @@ void stream_reader::serve() noexcept {
         auto& w = static_cast<stream_read_waiter&>(waiters_.front());
         try {
             if (!w.feed(*this)) return;
-            if (w.takes_later()) promised_ = &w;
         } catch (const std::bad_alloc&) {
             w.failure_ = ENOMEM;
         }
+        promised_ = &w;
         port_->core().make_ready(w);
     }
 }

@@ -1,27 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Every operation, stopped and destroyed at every step of its life. Whatever the moment: no result is lost, one that
-// has arrived wins, nothing stays in flight, and every buffer comes back.
-#include <cotun/coro/scope.hpp>
-#include <cotun/coro/timeout.hpp>
+// has arrived wins, nothing stays in flight, and every buffer comes back. Those of streams: cancellation_streams.cpp;
+// combinations of operations: cancellation_combined.cpp.
 #include <cotun/io/interval.hpp>
+#include <cotun/net/udp.hpp>
 
-#include "../support/scripted_port.hpp"
+#include "cancel_moments.hpp"
 
-#include <catch2/catch_message.hpp>
-#include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 #include <catch2/generators/catch_generators_range.hpp>
 
-#include <array>
-#include <chrono>
+#include <algorithm>
 #include <csignal>
-#include <cstdint>
-#include <functional>
-#include <memory>
-#include <string>
-#include <thread>
-#include <vector>
+#include <iterator>
+#include <poll.h>
 
 using namespace cotun;
 using namespace cotun::test;
@@ -29,46 +22,9 @@ using namespace std::chrono_literals;
 
 namespace {
 
-enum class moment {
-    before,      // it has not begun
-    unsubmitted, // it waits; what it queued has not gone to the kernel
-    in_flight,
-    answered, // the kernel has answered, and the reactor has not seen it
-    ready,    // the coroutine is to be resumed
-    after,
-};
-constexpr std::array moments{moment::before,   moment::unsubmitted, moment::in_flight,
-                             moment::answered, moment::ready,       moment::after};
-constexpr std::array names{"before", "unsubmitted", "in flight", "answered", "ready", "after"};
-
-// An operation with all that belongs to it.
-class subject {
-public:
-    virtual ~subject() = default;
-    /// Awaits the operation once.
-    virtual task<> operate() = 0;
-    /// What ends the wait.
-    virtual void answer() = 0;
-    /// Whether answer() needs no completion to make the coroutine ready.
-    virtual bool is_answered_at_once() const { return false; }
-    /// Whether the operation has done its work when the coroutine is ready, though it may never be resumed.
-    virtual bool is_done_when_ready() const { return false; }
-    /// Whether a stop ends the wait.
-    virtual bool can_be_stopped() const { return true; }
-
-    rig& reactor() { return *rig_; }
-
-protected:
-    static constexpr unsigned count = 16;
-    explicit subject(const rig_options& options = with_buffers(count)) : rig_(std::make_unique<rig>(options)) {
-        rig_->kernel.writes_complete = false;
-    }
-    std::unique_ptr<rig> rig_;
-};
-
 class reading : public subject {
 public:
-    explicit reading(const rig_options& options = with_buffers(count)) : subject(options), port_(rig_->io) {}
+    explicit reading(rig& r, read_mode mode = read_mode::automatic) : subject(r), port_(r.io, mode) {}
     task<> operate() override {
         const packet p = co_await port_.read_packet();
         CHECK(number_of(p) == 7);
@@ -81,6 +37,7 @@ protected:
 
 class reading_batch final : public reading {
 public:
+    using reading::reading;
     task<> operate() override {
         const packet_batch batch = co_await port_.read_packets();
         CHECK(batch.size() == 1);
@@ -90,31 +47,24 @@ public:
 
 class reading_by_poll final : public reading {
 public:
-    reading_by_poll() : reading(polled(with_buffers(count))) {}
+    explicit reading_by_poll(rig& r) : reading(r, read_mode::poll) {}
     void answer() override {
         rig_->kernel.immediates[port_.descriptor].push_back({0, numbered(7), {}});
         rig_->kernel.complete(rig_->polling(port_)->name, 1, true);
     }
 };
 
-class reading_in_time final : public reading {
-public:
-    task<> operate() override {
-        const packet p = co_await with_timeout(port_.read_packet(), 1h);
-        CHECK(number_of(p) == 7);
-    }
-};
-
 // A window that is full: `writes` packets wait for room.
 class writing final : public subject {
 public:
-    explicit writing(unsigned writes) : port_(rig_->io, read_mode::automatic, window), writes_(writes) {
+    writing(rig& r, unsigned writes) : subject(r), port_(r.io, read_mode::automatic, window), writes_(writes) {
         // The reader's share is taken first, else it would take what the test frees.
-        rig_->settle();
-        rig_->io.spawn(write_many(*rig_, port_, 0, window, filled_));
-        rig_->settle();
+        r.settle();
+        r.io.spawn(write_many(r, port_, 0, window, filled_));
+        r.settle();
         REQUIRE(filled_.ended);
     }
+    ~writing() override { finish_writes(*rig_, port_); }
     task<> operate() override {
         if (writes_ == 1) {
             co_await port_.write_packet(rig_->make(100));
@@ -127,7 +77,16 @@ public:
     void answer() override {
         for (unsigned i = 0; i < writes_; ++i) rig_->written(port_, i);
     }
-    bool is_done_when_ready() const override { return true; } // the packets are accepted
+    moment done_from() const override { return moment::ready; } // the packets are accepted
+
+    static void finish_writes(rig& r, port& of) {
+        for (;;) {
+            const std::vector<unsigned> all = r.writing(of);
+            if (all.empty()) return;
+            for (const unsigned n : all) r.written(of, n);
+            r.settle();
+        }
+    }
 
 private:
     static constexpr unsigned window = 4;
@@ -136,34 +95,37 @@ private:
     outcome filled_;
 };
 
+// The kernel writes in one of the six orders.
 class flushing final : public subject {
 public:
-    flushing() : port_(rig_->io) {
-        rig_->io.spawn(write_many(*rig_, port_, 0, 3, filled_));
-        rig_->settle();
+    flushing(rig& r, std::array<unsigned, 3> order) : subject(r), port_(r.io), order_(order) {
+        r.io.spawn(write_many(r, port_, 0, 3, filled_));
+        r.settle();
     }
+    ~flushing() override { writing::finish_writes(*rig_, port_); }
     task<> operate() override { co_await port_.flush(); }
     void answer() override {
-        for (unsigned i = 0; i < 3; ++i) rig_->written(port_, i);
+        for (const unsigned i : order_) rig_->written(port_, i);
     }
 
 private:
     port port_;
+    std::array<unsigned, 3> order_;
     outcome filled_;
 };
 
 class allocating final : public subject {
 public:
-    allocating() {
-        while (packet p = rig_->io.try_allocate(1)) held_.push_back(std::move(p));
-        REQUIRE(held_.size() == count);
+    explicit allocating(rig& r) : subject(r) {
+        while (packet p = r.io.try_allocate(1)) held_.push_back(std::move(p));
+        REQUIRE(held_.size() == rig_buffers);
     }
     task<> operate() override {
         const packet p = co_await rig_->io.allocate(100);
         CHECK(p.size() == 100);
     }
     void answer() override { held_.pop_back(); }
-    bool is_answered_at_once() const override { return true; }
+    moment wins_from() const override { return moment::answered; } // it needs no completion
 
 private:
     std::vector<packet> held_;
@@ -171,7 +133,7 @@ private:
 
 class sleeping final : public subject {
 public:
-    sleeping() : until_(rig_->io.core().now() + 1s) {}
+    explicit sleeping(rig& r) : subject(r), until_(r.io.core().now() + 1s) {}
     task<> operate() override { co_await rig_->io.sleep_until(until_); }
     void answer() override { rig_->kernel.advance(1s); }
 
@@ -181,7 +143,7 @@ private:
 
 class beating final : public subject {
 public:
-    beating() : tick_(rig_->io, 1s) {}
+    explicit beating(rig& r) : subject(r), tick_(r.io, 1s) {}
     task<> operate() override {
         const std::uint64_t periods = co_await tick_.next();
         CHECK(periods == 1);
@@ -195,51 +157,61 @@ private:
 // A poll that the kernel has answered is not undone by a cancel that comes later.
 class polling final : public subject {
 public:
+    polling(rig& r, short events) : subject(r), descriptor_(1000 + events), events_(events) {}
     task<> operate() override {
-        if (ready_) rig_->io.spawn(tell()); // as a kernel would
-        co_await rig_->io.readable(descriptor);
+        if (events_ == POLLIN)
+            co_await rig_->io.readable(descriptor_);
+        else
+            co_await rig_->io.writable(descriptor_);
     }
     void answer() override {
-        ready_ = true;
-        if (ring::scripted::request* poll = rig_->kernel.find(ring::scripted::kind::poll, descriptor))
-            rig_->kernel.complete(poll->name, 1);
+        ring::scripted::request* poll = rig_->kernel.find(ring::scripted::kind::poll, descriptor_);
+        if (poll == nullptr) return;
+        CHECK(poll->events == events_);
+        rig_->kernel.complete(poll->name, events_);
     }
-    bool is_answered_at_once() const override { return true; }
+    moment wins_from() const override { return moment::answered; }
+    bool keeps() const override { return false; } // the descriptor does, not the wait
 
 private:
-    static constexpr int descriptor = 1000;
-    task<> tell() {
-        co_await rig_->io.yield();
-        answer();
-    }
-    bool ready_ = false;
+    int descriptor_;
+    short events_;
 };
 
 // The signal is real, and goes to this thread.
 class signalled final : public subject {
 public:
-    signalled() : first_(rig_->io.signal(SIGUSR1)) {}
+    explicit signalled(rig& r) : subject(r) {
+        r.settle();
+        const auto others = r.kernel.in_flight;
+        (void)r.io.signal(SIGUSR1); // from here on it is caught
+        r.settle();
+        for (const ring::scripted::request& q : r.kernel.in_flight)
+            if (std::none_of(others.begin(), others.end(), [&](const auto& o) { return o.name == q.name; }))
+                descriptor_ = q.descriptor;
+        REQUIRE(descriptor_ >= 0);
+    }
     task<> operate() override {
         const int number = co_await rig_->io.signal(SIGUSR1);
         CHECK(number == SIGUSR1);
     }
     void answer() override {
         raise(SIGUSR1);
-        for (const ring::scripted::request& r : rig_->kernel.in_flight)
-            if (r.what == ring::scripted::kind::poll) return rig_->kernel.complete(r.name, 1, true);
+        rig_->kernel.complete(rig_->kernel.find(ring::scripted::kind::poll, descriptor_)->name, 1, true);
     }
 
 private:
-    signal_operation first_; // from here on it is caught
+    int descriptor_ = -1;
 };
 
 // Closing is not stopped, and goes on when nobody waits for it any more.
 class closing final : public subject {
 public:
-    closing() : port_(rig_->io) {
-        rig_->io.spawn(write_many(*rig_, port_, 0, 1, filled_));
-        rig_->settle();
+    explicit closing(rig& r) : subject(r), port_(r.io) {
+        r.io.spawn(write_many(r, port_, 0, 1, filled_));
+        r.settle();
     }
+    ~closing() override { answer(); }
     task<> operate() override { co_await port_.close(); }
     void answer() override {
         if (!rig_->writing(port_).empty()) rig_->written(port_, 0);
@@ -251,122 +223,139 @@ private:
     outcome filled_;
 };
 
-struct kind {
-    std::string name;
-    std::function<std::unique_ptr<subject>()> make;
-};
+// A UDP socket whose kernel the test plays.
+class udp_subject : public subject {
+public:
+    udp_subject(rig& r, read_mode mode) : subject(r), descriptor_(lowest_free()), socket_(open(r, mode)) { r.settle(); }
 
-std::vector<kind> kinds() {
-    return {
-        {"read_packet", [] { return std::make_unique<reading>(); }},
-        {"read_packets", [] { return std::make_unique<reading_batch>(); }},
-        {"read_packet by poll", [] { return std::make_unique<reading_by_poll>(); }},
-        {"with_timeout(read_packet)", [] { return std::make_unique<reading_in_time>(); }},
-        {"write_packet", [] { return std::make_unique<writing>(1); }},
-        {"write_packets", [] { return std::make_unique<writing>(3); }},
-        {"flush", [] { return std::make_unique<flushing>(); }},
-        {"allocate", [] { return std::make_unique<allocating>(); }},
-        {"sleep", [] { return std::make_unique<sleeping>(); }},
-        {"interval", [] { return std::make_unique<beating>(); }},
-        {"readable", [] { return std::make_unique<polling>(); }},
-        {"signal", [] { return std::make_unique<signalled>(); }},
-        {"close", [] { return std::make_unique<closing>(); }},
-    };
-}
-
-struct ending {
-    bool begun = false;
-    bool done = false;
-    bool stopped = false;
-};
-
-task<> record(subject& s, ending& end) {
-    end.begun = true;
-    try {
-        co_await s.operate();
-        end.done = true;
-    } catch (const std::system_error& e) {
-        end.stopped = e.code() == std::errc::operation_canceled;
-        CHECK(end.stopped);
-        throw;
+protected:
+    // The kernel takes as many as it has been given, and `most`.
+    void finish_sends(unsigned most) {
+        while (most-- > 0) {
+            const ring::scripted::request* q = rig_->kernel.find(ring::scripted::kind::send, descriptor_);
+            if (q == nullptr) return;
+            rig_->kernel.complete(q->name, static_cast<std::int32_t>(q->bytes.size()));
+        }
     }
-}
+    void finish_sends() {
+        for (;;) {
+            rig_->settle();
+            if (rig_->kernel.find(ring::scripted::kind::send, descriptor_) == nullptr) return;
+            finish_sends(~0U);
+        }
+    }
+    int descriptor_; // what socket(2) answers next
+    udp_socket socket_;
 
-task<> call(const std::function<void()>& function) {
-    function();
-    co_return;
-}
+private:
+    static int lowest_free() {
+        const int d = ::dup(STDERR_FILENO);
+        ::close(d);
+        return d;
+    }
+    static udp_socket open(rig& r, read_mode mode) {
+        udp_options o;
+        o.read = mode;
+        o.peer = endpoint::from_string("127.0.0.1:9");
+        o.socket.send_buffer = 1;
+        return open_udp(r.io, o);
+    }
+};
 
-// The kernel's half of a pass: completions are told, and nobody is resumed.
-void half_a_pass(rig& r) {
-    r.kernel.idle = [](ring::scripted& k) { k.wake(); };
-    r.io.core().turn();
-    r.kernel.idle = nullptr;
-}
+class receiving_datagrams final : public udp_subject {
+public:
+    receiving_datagrams(rig& r, bool batch) : udp_subject(r, read_mode::multishot), batch_(batch) {}
+    task<> operate() override {
+        if (batch_) {
+            const packet_batch all = co_await socket_.receive_packets();
+            CHECK(all.size() == 1);
+            CHECK(number_of(*all.begin()) == 7);
+        } else {
+            const datagram d = co_await socket_.receive();
+            CHECK(number_of(d.payload) == 7);
+        }
+    }
+    void answer() override { REQUIRE(rig_->kernel.deliver(descriptor_, numbered(7))); }
 
-// Until it has ended by itself; closing takes a thread's help.
-void settle_until(rig& r, const bool& done) {
-    for (int i = 0; i < 1000 && !done; ++i) {
+private:
+    bool batch_;
+};
+
+// The window is full by what the send buffer has no room for.
+class sending_datagrams final : public udp_subject {
+public:
+    sending_datagrams(rig& r, unsigned datagrams) : udp_subject(r, read_mode::poll), datagrams_(datagrams) {
+        r.io.spawn(fill(*this));
         r.settle();
-        if (!done) std::this_thread::sleep_for(1ms);
+        REQUIRE(given_ == window);
     }
+    ~sending_datagrams() override { finish_sends(); }
+    task<> operate() override {
+        if (datagrams_ == 1) {
+            co_await socket_.send(rig_->make(200));
+        } else {
+            packet_batch batch;
+            for (unsigned i = 0; i < datagrams_; ++i) batch.push_back(rig_->make(200 + i));
+            co_await socket_.send_packets(std::move(batch));
+        }
+    }
+    void answer() override { finish_sends(datagrams_); }
+    moment done_from() const override { return moment::ready; } // they are accepted
+
+private:
+    static constexpr unsigned window = 128;
+    static task<> fill(sending_datagrams& s) {
+        for (; s.given_ < window; ++s.given_) co_await s.socket_.send(s.rig_->make(s.given_));
+    }
+    unsigned datagrams_;
+    unsigned given_ = 0;
+};
+
+class flushing_datagrams final : public udp_subject {
+public:
+    explicit flushing_datagrams(rig& r) : udp_subject(r, read_mode::poll) {
+        r.io.spawn(give(*this));
+        r.settle();
+    }
+    ~flushing_datagrams() override { finish_sends(); }
+    task<> operate() override { co_await socket_.flush(); }
+    void answer() override { finish_sends(1); }
+
+private:
+    static task<> give(flushing_datagrams& s) { co_await s.socket_.send(s.rig_->make(1)); }
+};
+
+std::vector<operation_kind> kinds() {
+    std::vector<operation_kind> all{
+        of<reading>("read_packet", read_mode::automatic),
+        of<reading_batch>("read_packets"),
+        of<reading_by_poll>("read_packet by poll"),
+        of<writing>("write_packet", 1U),
+        of<writing>("write_packets", 3U),
+        of<sleeping>("sleep"),
+        of<beating>("interval"),
+        of<polling>("readable", short{POLLIN}),
+        of<polling>("writable", short{POLLOUT}),
+        of<closing>("close"),
+        of<receiving_datagrams>("udp: receive", false),
+        of<receiving_datagrams>("udp: receive_packets", true),
+        of<sending_datagrams>("udp: send", 1U),
+        of<sending_datagrams>("udp: send_packets", 3U),
+        of<flushing_datagrams>("udp: flush"),
+    };
+    std::array<unsigned, 3> order{0, 1, 2};
+    do {
+        all.push_back(of<flushing>("flush", order));
+    } while (std::next_permutation(order.begin(), order.end()));
+    all.push_back(of<allocating>("allocate"));
+    all.push_back(of<signalled>("signal"));
+    all.back().requests_kept = 1; // the poll of the signalfd
+    return all;
 }
 
 } // namespace
 
 TEST_CASE("every operation, stopped or destroyed at every step of its life", "[cancel]") {
-    const kind what = GENERATE(from_range(kinds()));
-    const moment when = GENERATE(from_range(moments));
-    const bool destroy = GENERATE(false, true);
-    CAPTURE(what.name, names[static_cast<std::size_t>(when)], destroy);
-
-    const std::unique_ptr<subject> s = what.make();
-    rig& r = s->reactor();
-    auto tasks = std::make_unique<scope>(r.io);
-    ending end;
-    const std::function<void()> end_it = [&] {
-        if (destroy)
-            tasks.reset();
-        else
-            tasks->request_stop();
-    };
-
-    tasks->spawn(record(*s, end));
-    if (when == moment::before) end_it();
-    if (when == moment::unsubmitted) r.io.spawn(call(end_it)); // in the same pass, behind it
-    if (when >= moment::in_flight) r.settle();
-    if (when == moment::in_flight) end_it();
-    if (when >= moment::answered) s->answer();
-    if (when == moment::answered) end_it();
-    if (when >= moment::ready) {
-        half_a_pass(r);
-        half_a_pass(r); // by poll, the event first and then the packet
-    }
-    if (when == moment::ready) end_it();
-    r.settle();
-    if (when == moment::after) {
-        settle_until(r, end.done);
-        end_it();
-    }
-    r.settle();
-
-    // A result that had arrived wins; else it was stopped. What was destroyed has done neither.
-    const bool arrived = when >= (s->is_answered_at_once() ? moment::answered : moment::ready);
-    if (!destroy && s->can_be_stopped()) {
-        CHECK(end.stopped == !arrived);
-        CHECK(end.done == arrived);
-    }
-    if (destroy) CHECK(end.done == (when == moment::after));
-    if (when == moment::before) CHECK(end.begun == !destroy);
-
-    // The next one gets what this one has not taken.
-    if (when < moment::answered) s->answer();
-    if (!end.done && !(s->is_done_when_ready() && when == moment::ready)) {
-        ending next;
-        scope again(r.io);
-        again.spawn(record(*s, next));
-        settle_until(r, next.done);
-        CHECK(next.done);
-    }
-    tasks.reset();
+    const operation_kind what = GENERATE(from_range(kinds()));
+    check_every_moment(what);
 }

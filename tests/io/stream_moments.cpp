@@ -8,6 +8,7 @@
 #include <catch2/generators/catch_generators_all.hpp>
 
 #include <algorithm>
+#include <cstring>
 #include <string>
 
 using namespace cotun;
@@ -248,6 +249,48 @@ TEST_CASE("stream: flush, stopped and destroyed at any moment") {
         by_hand after(r, s.flush());
         CHECK(after.ready());
         CHECK(outcome_of(*after.operation) == 0);
+    }
+    check_nothing_left(r);
+}
+
+TEST_CASE("stream: of two reads that wait, the second gets what follows the first's, wherever that one ends") {
+    const end how = GENERATE(end::stop, end::destroy);
+    const bool lease = GENERATE(false, true);
+    const bool same_pass = GENERATE(false, true);
+    CAPTURE(static_cast<int>(how), lease, same_pass);
+    stream_rig r;
+    {
+        test_stream s(r.io);
+        std::string one(3, '.');
+        std::string two(3, '.');
+        std::optional<by_hand<stream_read_operation>> first;
+        std::optional<by_hand<stream_receive_operation>> leased;
+        if (lease)
+            leased.emplace(r, s.receive());
+        else
+            first.emplace(r, s.read(bytes_of(one)));
+        by_hand second(r, s.read(bytes_of(two)));
+        r.turn();
+        REQUIRE(r.come(s, "one"));
+        if (!same_pass) r.turn();
+        REQUIRE(r.come(s, "two"));
+        r.turn();
+        CHECK((lease ? leased->ready() : first->ready()));
+        if (how == end::stop) { // too late
+            (lease ? leased->stop : first->stop).request();
+            packet p;
+            const int error = lease ? outcome_of(*leased->operation, p) : outcome_of(*first->operation);
+            CHECK(error == 0);
+            if (lease) CHECK(std::memcmp(p.bytes().data(), "one", 3) == 0);
+        }
+        first.reset();
+        leased.reset();
+        r.turn();
+        REQUIRE(second.ready());
+        CHECK(outcome_of(*second.operation) == 0);
+        CHECK(two == (how == end::stop ? "two" : "one"));
+        second.operation.reset();
+        CHECK(rest_of(r, s) == (how == end::stop ? "" : "two"));
     }
     check_nothing_left(r);
 }

@@ -61,8 +61,6 @@ protected:
 
     /// Takes of what has come. True: nothing more is to be waited for.
     virtual bool feed(stream_reader& from) = 0;
-    /// Whether it takes only when it is resumed, so that what is there must be kept for it.
-    virtual bool takes_later() const noexcept { return false; }
 
     stream_reader& reader() const noexcept;
     /// The wait is over: what was kept for it is for the next.
@@ -92,7 +90,6 @@ public:
 
 private:
     bool feed(detail::stream_reader& from) override;
-    bool takes_later() const noexcept override { return true; }
     std::span<std::byte> into_;
 };
 
