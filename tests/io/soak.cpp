@@ -11,12 +11,14 @@
 #include "../support/sanitizers.hpp"
 #include "../support/scale.hpp"
 #include "../support/scripted_port.hpp"
+#include "../support/seed.hpp"
 
 #include <catch2/catch_message.hpp>
 #include <catch2/catch_test_macros.hpp>
 
 #include <array>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <random>
@@ -234,14 +236,14 @@ private:
 } // namespace
 
 TEST_CASE("soak: no packet is lost, doubled or out of order, and nothing stalls") {
-    const char* given = std::getenv("COTUN_SEED");
-    const std::uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 0) : std::random_device()();
-    const auto rounds = static_cast<unsigned>(given != nullptr ? 1 : scaled(20));
+    const std::uint64_t first = seed();
+    std::fprintf(stderr, "COTUN_SEED=%llu\n", static_cast<unsigned long long>(first));
+    const auto rounds = static_cast<unsigned>(std::getenv("COTUN_SEED") != nullptr ? 1 : scaled(20));
     const unsigned steps = sanitized ? 5'000 : 50'000;
     unsigned total = 0;
     for (unsigned i = 0; i < rounds; ++i) {
-        INFO("COTUN_SEED=" << seed + i);
-        soak s(seed + i);
+        INFO("COTUN_SEED=" << first + i);
+        soak s(first + i);
         for (unsigned n = 0; n < steps; ++n) s.step();
         s.finish();
         total += s.total();
