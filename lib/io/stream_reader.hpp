@@ -99,8 +99,8 @@ private:
     stream_queue queue_;
     std::size_t spilled_ = 0; // of the spill, what has been read
     std::vector<std::byte> spill_;
-    // Ready, and not resumed yet. The next one's turn is when it has resumed: what it took, or is to take, comes back if
-    // it is destroyed instead, and is in front of all others' bytes.
+    // Ready, and not resumed yet. The next one's turn is when it has resumed: what it took, or is to take, comes back
+    // if it is destroyed instead, and is in front of all others' bytes.
     stream_read_waiter* promised_ = nullptr;
     waiter_list waiters_;
 };

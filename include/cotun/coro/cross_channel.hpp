@@ -17,7 +17,7 @@
 //
 // Lifetime: tasks that wait may be destroyed at any time, also while another thread is handing over, and their reactors
 // with them, before the channel or after it. When the channel is destroyed, tasks that still wait throw
-// std::errc::operation_canceled. Nobody may call it any more then, and no thread be blocked in it: close() lets them go.
+// std::errc::operation_canceled. Nobody may call it any more then, and no thread be blocked in it (close() ends that).
 // Values are destroyed with it, or with the last that waits, on that thread.
 // Thread: any. A value goes to another thread: what is bound to its own, such as a packet, cannot be sent.
 // Memory: `capacity` values, allocated once; a wait takes a record, and a wake-up what post() takes. Where there is no

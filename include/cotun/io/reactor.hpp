@@ -12,8 +12,9 @@
 // Lifetime: devices and sockets use the reactor and are closed by its destructor if they still live; tasks that have
 // not ended are destroyed with it. Tasks that were spawned stay when run() returns, and go on with the next run().
 // Thread: one thread a reactor: the first that runs it (it may be built on another), and it is destroyed there too.
-// Only post() and stop() may be called from any thread; so may what reactor_group and cross_channel offer. Builds without NDEBUG end the program with a message that names
-// both threads when another one spawns, arms a timer or starts a request while the reactor runs.
+// Only post() and stop() may be called from any thread; so may what reactor_group and cross_channel offer. Builds
+// without NDEBUG end the program with a message that names both threads when another one spawns, arms a timer or starts
+// a request while the reactor runs.
 // Processes: a reactor stays in the process that made it. In a child of fork(2) run(), spawn(), post() and the opening
 // of devices and sockets are refused (std::errc::operation_not_permitted), stop() does nothing, and the destructors let
 // go of the child's copies only: nothing of the parent's is touched. A child may make a reactor of its own.
@@ -22,13 +23,13 @@
 //   waits for descriptors    half of the requests; refused (io/readiness.hpp)
 //   streams                  five eighths of the requests; connecting is refused, connections wait to be accepted
 //   connections kept         64 a listener, besides the kernel's backlog, until somebody accepts
-//   packets not yet read     each reader's share of the pool's buffers; what comes then waits, or is dropped, in the kernel
+//   packets not yet read     each reader's share of the pool's buffers; more waits, or is dropped, in the kernel
 //   packets not yet written  a window for each device and socket; writes wait
 //   bytes of streams         half of the small buffers for what is not read, a quarter for what is not sent; they wait
 //   timers, tasks            reactor_options; refused
 //   helper threads           reactor_options; names to resolve wait in line; a device that is being closed has one more
-//   functions and messages   those that other threads post are not bounded, since refusing them would lose wake-ups: who
-//                            must not run ahead awaits call_on(), or sends through a cross_channel, which is bounded
+//   functions and messages   what other threads post is not bounded, since refusing it would lose wake-ups: who must
+//                            not run ahead awaits call_on(), or sends through a cross_channel, which is bounded
 // Errors: std::system_error, with the remedy, where the kernel refuses io_uring.
 // Kernel: Linux 5.19; its speed from 6.1 on, multishot reads of devices from 6.7 on.
 #pragma once

@@ -27,8 +27,8 @@
 // Lifetime: the destructor does stop() and waits. Tasks are destroyed on their own threads, before join() returns.
 // Thread: all of it from any thread, but join(), run() and the destructor not from the group's own. request_stop() and
 // stop() are safe in a signal handler.
-// Signals: the group's threads block what the thread that makes it blocks. So block, before it is made, those that a task
-// is to wait for by io.signal() (pthread_sigmask), on one of its reactors; otherwise they go to any of the threads.
+// Signals: the group's threads block what the thread that makes it blocks. So block, before it is made, those that a
+// task is to wait for by io.signal() (pthread_sigmask), on one of its reactors; else they go to any of the threads.
 // Processes: in a child of fork(2), sending and joining are refused (std::errc::operation_not_permitted), and the rest
 // does nothing.
 // Errors: std::system_error. Those at the start, of any of the threads, are thrown by the constructor: no thread is
