@@ -4,6 +4,7 @@
 #include <cotun/coro/result.hpp>
 #include <cotun/coro/scope.hpp>
 #include <cotun/coro/timeout.hpp>
+#include <cotun/net/resolve.hpp>
 #include <cotun/net/tcp.hpp>
 
 #include "../io/reactors.hpp"
@@ -189,6 +190,35 @@ TEST_CASE("tcp: a connection that cannot be made says why", "[tcp]") {
     CHECK_THAT(no_device.text, ContainsSubstring("nothing0"));
     const error_of nowhere = io->run(connect_error(*io, {}, {}));
     CHECK(nowhere.code != 0);
+    CHECK(io->statistics().requests_in_flight == 0);
+}
+
+namespace {
+
+task<endpoint> connected_to(reactor& io, const cotun::endpoint_list& peers) {
+    const tcp_stream s = co_await connect_tcp(io, peers);
+    co_return s.peer();
+}
+
+task<endpoint> connected_to_name(reactor& io, std::uint16_t port) {
+    const std::vector<endpoint> found = co_await cotun::resolve(io, "localhost", port);
+    const tcp_stream s = co_await connect_tcp(io, found);
+    co_return s.peer();
+}
+
+} // namespace
+
+TEST_CASE("tcp: addresses are tried in turn until one answers, and so are those of a name", "[tcp]") {
+    const auto io = cotun::test::over_ring();
+    const ::test::own_namespace here;
+    ::test::output_of("ip route add unreachable 203.0.113.0/24");
+    const tcp_listener listener = listen_tcp(*io, {.local = any_port});
+    const endpoint there = listener.local();
+    const endpoint refused = endpoint::from_string("127.0.0.2:" + std::to_string(there.port()));
+    const endpoint unreachable = endpoint::from_string("203.0.113.1:80");
+    CHECK(io->run(connected_to(*io, {refused, there})) == there);
+    CHECK(io->run(connected_to(*io, {unreachable, refused, there, refused})) == there);
+    CHECK(io->run(connected_to_name(*io, there.port())) == there); // ::1 is refused, where it comes first
     CHECK(io->statistics().requests_in_flight == 0);
 }
 

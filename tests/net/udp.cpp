@@ -276,3 +276,23 @@ TEST_CASE("an echo server that is not ours", "[net][udp]") {
     CHECK(got.find("hello") == 0);
     CHECK(got.find(" from " + host + ":4711") != std::string::npos);
 }
+
+TEST_CASE("nc asks and is answered, over UDP", "[net][udp]") {
+    if (!is_installed("nc")) SKIP("no nc(1)");
+    own_namespace here;
+    const std::string host = GENERATE("127.0.0.1", "[::1]");
+    CAPTURE(host);
+    cotun::reactor io;
+    cotun::udp_socket s = cotun::open_udp(io, bound(host + ":0"));
+    const std::string to = (host == "[::1]" ? "::1" : host) + " " + std::to_string(s.local().port());
+    program nc({"sh", "-c", "printf hello | nc -u -w 3 " + to});
+    const auto answer = [](cotun::reactor& r, cotun::udp_socket& at, program& asker) -> cotun::task<std::string> {
+        cotun::datagram d = co_await at.receive();
+        const std::string question(reinterpret_cast<const char*>(d.payload.bytes().data()), d.payload.size());
+        co_await at.send_to(std::move(d.payload), d.sender);
+        for (int i = 0; i < 20'000 && asker.output().empty(); ++i) co_await r.sleep_for(1ms);
+        co_return question;
+    };
+    CHECK(run_bounded(io, answer(io, s, nc)) == "hello");
+    CHECK(nc.output() == "hello");
+}
