@@ -71,6 +71,7 @@ scope::~scope() {
 
 void scope::spawn(task<> work) {
     if (!work) fail(EINVAL, "scope: spawn of an empty task (moved from?)");
+    loop_->check_thread("spawn() into a scope");
     if (count_ >= most_)
         fail(EAGAIN, "scope: " + std::to_string(count_) +
                          " tasks run, as many as may; co_await room() before spawn(), or raise scope_options::tasks");

@@ -150,7 +150,7 @@ public:
         if (forked()) ring::refuse_forked(what);
     }
     /// In builds without NDEBUG, ends the program if the reactor runs on another thread.
-    void check_thread([[maybe_unused]] const char* what) const noexcept {
+    void check_thread([[maybe_unused]] const char* what) const noexcept override {
 #ifndef NDEBUG
         if (const int runner = runner_.load(std::memory_order_relaxed); runner != 0) check_thread(what, runner);
 #endif

@@ -45,7 +45,7 @@ std::string name_of(int thread) {
 
 // Ends the program rather than throw: a race has begun, and what it spoils may be anything.
 void reactor_core::check_thread(const char* what, int runner) const noexcept {
-    const int self = gettid();
+    thread_local const int self = gettid(); // not a system call each time
     if (self == runner || forked()) return;
     const std::string message = fmt::format(
         "cotun: {} on thread {} (\"{}\"), but the reactor runs on thread {} (\"{}\"): one thread a reactor; "

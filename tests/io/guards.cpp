@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the reactor bounds, and what it is guarded against: too many timers and tasks, a child process, another thread.
+#include "cotun/coro/event.hpp"
 #include "cotun/coro/result.hpp"
 #include "cotun/coro/scope.hpp"
 #include "cotun/coro/timeout.hpp"
@@ -396,6 +397,14 @@ TEST_CASE("fork: work that a thread does for the parent is not waited for in the
 
 // --- another thread ------------------------------------------------------------------------------------------------
 
+namespace {
+
+cotun::event* an_event = nullptr;
+
+task<> until_set(cotun::event& e) { co_await e.wait(); }
+
+} // namespace
+
 TEST_CASE("wrong thread: named, with both threads, in builds without NDEBUG") {
 #ifdef NDEBUG
     SKIP("this build has NDEBUG");
@@ -416,6 +425,12 @@ TEST_CASE("wrong thread: named, with both threads, in builds without NDEBUG") {
              };
              (void)hold(body(r));
          }},
+        {"spawn() into a scope",
+         [](reactor& r) {
+             cotun::scope tasks(r);
+             tasks.spawn(sleep(r, 1ms));
+         }},
+        {"waking a task", [](reactor&) { an_event->set(); }},
     };
     for (const use& u : uses) {
         CAPTURE(u.named);
@@ -426,6 +441,9 @@ TEST_CASE("wrong thread: named, with both threads, in builds without NDEBUG") {
                 flag = true;
                 co_await r.sleep_for(1h);
             };
+            cotun::event happens;
+            an_event = &happens;
+            io.spawn(until_set(happens));
             std::thread other([&] {
                 pthread_setname_np(pthread_self(), "stranger");
                 while (!runs) std::this_thread::sleep_for(1ms);

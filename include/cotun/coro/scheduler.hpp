@@ -26,9 +26,15 @@ public:
 
     /// Has the coroutine resumed in the next pass; it leaves the list that it waits on.
     void make_ready(waiter& w) noexcept {
+#ifndef NDEBUG
+        check_thread("waking a task");
+#endif
         w.ready_ = true;
         ready_.push_back(w);
     }
+
+    /// Ends the program, with a message that names `what` and both threads, if the loop runs on another thread.
+    virtual void check_thread([[maybe_unused]] const char* what) const noexcept {}
 
     virtual clock::time_point now() noexcept = 0;
     /// Throws std::bad_alloc; std::errc::resource_unavailable_try_again if there are as many timers as there may be.
