@@ -160,6 +160,7 @@ void reactor_core::loop(task<>* main, bool until_stopped) {
     if (main != nullptr && !*main) fail(EINVAL, "reactor: run of an empty task (moved from?)");
     if (int nobody = 0; !runner_.compare_exchange_strong(nobody, gettid()))
         fail(EBUSY, "reactor: run() while it runs; spawn() the task, or co_await it");
+    runner_number_.store(ring::this_thread_number(), std::memory_order_relaxed);
     main_outcome outcome;
     struct run_guard { // also when run() is left by an exception, or stopped
         run_guard(reactor_core& of, main_outcome* m, bool stays)

@@ -275,9 +275,10 @@ private:
     std::size_t delivered_ = 0; // of those, told to their owners
     std::vector<blocking_work> blocking_;
     std::uint64_t last_blocking_ = 0;
-    std::exception_ptr failure_;         // of a spawned task
-    std::atomic<int> runner_{0};         // the thread that is in run(), by the kernel's number
-    const main_outcome* main_ = nullptr; // of the current run(), if it has one
+    std::exception_ptr failure_;                  // of a spawned task
+    std::atomic<int> runner_{0};                  // the thread that is in run(), by the kernel's number
+    std::atomic<std::uint64_t> runner_number_{0}; // and by our own, which is known without a system call
+    const main_outcome* main_ = nullptr;          // of the current run(), if it has one
     std::atomic<bool> stop_{false};
     bool until_stopped_ = false;
     bool broken_ = false;

@@ -45,8 +45,8 @@ std::string name_of(int thread) {
 
 // Ends the program rather than throw: a race has begun, and what it spoils may be anything.
 void reactor_core::check_thread(const char* what, int runner) const noexcept {
-    thread_local const int self = gettid(); // not a system call each time
-    if (self == runner || forked()) return;
+    if (runner_number_.load(std::memory_order_relaxed) == ring::this_thread_number() || forked()) return;
+    const int self = gettid();
     const std::string message = fmt::format(
         "cotun: {} on thread {} (\"{}\"), but the reactor runs on thread {} (\"{}\"): one thread a reactor; "
         "hand the work over by post()\n",
