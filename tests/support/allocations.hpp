@@ -11,8 +11,11 @@
 
 namespace cotun::test {
 
-inline void* count_allocation(void* memory) {
-    if (memory == nullptr) throw std::bad_alloc();
+inline void* count_allocation(void* memory, bool throws = true) {
+    if (memory == nullptr) {
+        if (throws) throw std::bad_alloc();
+        return nullptr;
+    }
     allocations.fetch_add(1, std::memory_order_relaxed);
     live.fetch_add(1, std::memory_order_relaxed);
     return memory;
@@ -38,6 +41,13 @@ void* operator new(std::size_t size, std::align_val_t to) {
 }
 void* operator new[](std::size_t size, std::align_val_t to) {
     return cotun::test::count_allocation(cotun::test::aligned(size, to));
+}
+// These too: a sanitizer brings its own, and would find that its memory is freed by another's delete.
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+    return cotun::test::count_allocation(std::malloc(size > 0 ? size : 1), false);
+}
+void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
+    return cotun::test::count_allocation(std::malloc(size > 0 ? size : 1), false);
 }
 void operator delete(void* memory) noexcept { cotun::test::count_free(memory); }
 void operator delete[](void* memory) noexcept { cotun::test::count_free(memory); }
