@@ -111,6 +111,7 @@ void unix_outbox::withdraw(const packet& p) noexcept {
 
 // Once it is closed, nothing of it is prepared any more: at its last step nothing may be left that a pass would do.
 void unix_outbox::submit() {
+    if (awaits_room()) return;
     if (!is_closed())
         core().prepare_later(*this);
     else
@@ -118,7 +119,7 @@ void unix_outbox::submit() {
 }
 
 void unix_outbox::closing() {
-    write_out();
+    if (!core().forked()) write_out(); // else the parent does
     core().forget(*this);
 }
 

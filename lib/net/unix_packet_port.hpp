@@ -32,7 +32,7 @@ public:
 
     /// Its file is removed when the port is closed.
     void owns(bound_file file) noexcept { file_ = std::move(file); }
-    void remove_file() noexcept { file_.remove(); }
+    void remove_file() noexcept;
 
     std::string describe() const override { return name_; }
     std::string explain(int error) const override;

@@ -317,6 +317,21 @@ TEST_CASE("unix datagrams: closing with a full receiver gives up after its time"
     CHECK(io->statistics().requests_in_flight == 0);
 }
 
+TEST_CASE("unix datagrams: a child leaves the parent's file and datagrams alone", "[unix][datagram]") {
+    const auto io = cotun::test::over_ring();
+    const directory d;
+    unix_datagram s = open_unix_datagram(*io, {.local = d.file("s")});
+    io->run(cotun::test::sleep(*io, 1ms));
+    const std::string said = ::test::in_child([&]() -> std::string {
+        { const unix_datagram gone = std::move(s); }
+        return std::filesystem::exists(d.file("s")) ? "there" : "gone";
+    });
+    CHECK(said == "there");
+    unix_datagram c = open_unix_datagram(*io, {.peer = d.file("s")});
+    CHECK(io->run(say(*io, c, "on")) == 0);
+    CHECK(io->run(hear(s)) == "on from ");
+}
+
 TEST_CASE("unix datagrams: socat sends and receives", "[unix][datagram][peers]") {
     if (!::test::is_installed("socat")) SKIP("no socat(1)");
     const auto io = cotun::test::over_ring();

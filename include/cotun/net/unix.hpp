@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Unix streams: between programs of one machine, named by a path or by an abstract name. Beside them,
-// net/unix_datagram.hpp and net/unix_seqpacket.hpp keep the boundaries of what is sent, and pass descriptors.
+// net/unix_datagram.hpp and net/unix_seqpacket.hpp keep the boundaries of what is sent, and pass descriptors; those
+// that come over a stream the kernel closes.
 //
 //     cotun::unix_listener listener = cotun::listen_unix(io, "/run/thing.sock");
 //     cotun::unix_stream client = co_await listener.accept();
