@@ -25,6 +25,7 @@
 #include <cotun/io/readiness.hpp>
 #include <cotun/io/signal.hpp>
 #include <cotun/io/statistics.hpp>
+#include <cotun/io/unique_fd.hpp>
 #include <cotun/net/datagram.hpp>
 #include <cotun/net/endpoint.hpp>
 #include <cotun/net/resolve.hpp>
@@ -33,6 +34,9 @@
 #include <cotun/net/tcp.hpp>
 #include <cotun/net/udp.hpp>
 #include <cotun/net/unix.hpp>
+#include <cotun/net/unix_datagram.hpp>
+#include <cotun/net/unix_message.hpp>
+#include <cotun/net/unix_seqpacket.hpp>
 #include <cotun/tun/device.hpp>
 #include <cotun/version.hpp>
 #include <cotun/wire/address.hpp>

@@ -96,7 +96,7 @@ packet inbox::take_promised() {
 void inbox::decline() {
     --promised_;
     if (state_ == state::closed)
-        packet_pool::lease(queue_.pop_front()).reset();
+        drop(queue_.pop_front());
     else if (!waiters_.empty())
         promise();
 }
@@ -126,6 +126,7 @@ void inbox::throw_failure(int error) const {
 // Failures that a later read may survive. A refusal by the network comes once for a datagram of ours: however many
 // there are, they are not the end. Of others, such as a shortage of memory, a run is.
 bool inbox::survives(int error) {
+    failed(error);
     if (is_final(error)) return false;
     ++statistics_.refused;
     switch (error) {
@@ -219,10 +220,12 @@ void inbox::on_completion(std::uint32_t, const ring::completion& done) {
             packet_slot& slot = core_->pool().slot(done.buffer);
             leave_group(slot);
             proven_ = true;
+            if (done.result >= 0 && state_ == state::closed) discard(slot, done.result);
             if (done.result >= 0 && state_ != state::closed && place(slot, done.result))
                 deliver(slot);
             else
                 core_->pool().give(&slot);
+            if (end_ != 0 && done.more) end_read();
             if (state_ == state::reading) core_->prepare_later(*this);
         }
         if (!done.more) multishot_ended(done.result);
@@ -232,6 +235,7 @@ void inbox::on_completion(std::uint32_t, const ring::completion& done) {
 
 void inbox::multishot_ended(std::int32_t result) {
     if (state_ == state::closed || state_ == state::ended) return;
+    if (end_ != 0) return fail(end_);
     if (result == -EINVAL && !proven_) {
         core_->driver().lacks(needed_);
         if (mode_ == read_mode::multishot) return fail(EINVAL);
@@ -273,6 +277,10 @@ void inbox::read_ready() {
             continue;
         }
         core_->pool().give(slot);
+        if (end_ != 0) {
+            end_read();
+            return fail(end_);
+        }
         if (result >= 0 || result == -EINTR) continue;
         if (result == -EAGAIN) {
             readable_ = false;
@@ -289,7 +297,12 @@ void inbox::close() {
     state_ = state::closed;
     core_->disarm(*this);
     end_waiters(failure_ != 0 ? failure_ : ECANCELED);
-    while (has_packet()) core_->pool().give(queue_.pop_back()); // but what has arrived for a waiter is its own
+    while (has_packet()) drop(queue_.pop_back()); // but what has arrived for a waiter is its own
+}
+
+void inbox::drop(packet_slot* slot) noexcept {
+    dropped(*slot);
+    packet_pool::lease(slot).reset();
 }
 
 void inbox::look_again() noexcept {

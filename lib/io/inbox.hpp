@@ -85,6 +85,8 @@ public:
     void wait(read_waiter& w) noexcept { waiters_.push_back(w); }
     [[noreturn]] void throw_failure(int error) const;
     packet_port& port() noexcept { return *port_; }
+    /// Whether take() would throw `error`.
+    bool failed_with(int error) const noexcept { return failure_ == error && !has_packet(); }
 
     // --- for the port ---------------------------------------------------------------------------------------------
 
@@ -115,6 +117,14 @@ protected:
     virtual void arm(ring::token request, std::uint16_t group) = 0;
     /// Bytes of the buffer were filled, from space() on: finds the packet in them. False: there is none, drop it.
     virtual bool place(packet_slot& slot, std::int32_t result) = 0;
+    /// The same in a buffer that nobody will take, because the inbox has been closed.
+    virtual void discard(packet_slot&, std::int32_t) noexcept {}
+    /// A packet that was placed is given up unread.
+    virtual void dropped(packet_slot&) noexcept {}
+    /// Reading has failed; it may go on all the same.
+    virtual void failed(int) noexcept {}
+    /// Called by place(), which then answers false: nothing will come any more. Who waits is told `error`.
+    void end_of_input(int error) noexcept { end_ = error; }
     /// Reads once, without waiting; the result is what place() is then given, or a negative errno.
     virtual ssize_t read_now(packet_slot& slot) = 0;
 
@@ -145,6 +155,7 @@ private:
     bool survives(int error);
     void fail(int error);
     void end_waiters(int error);
+    void drop(packet_slot* slot) noexcept;
     void leave_group(packet_slot& slot);
     void empty_group() noexcept;
 
@@ -165,6 +176,7 @@ private:
     slot_queue in_group_; // buffers that the kernel may fill; it takes them in this order
     unsigned failures_in_row_ = 0;
     int failure_ = 0;
+    int end_ = 0; // an errno: the end has been read
     ring::token request_ = 0;
     bool cancelled_ = false; // request_ has been
     slot_queue queue_;

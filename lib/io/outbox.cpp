@@ -90,18 +90,24 @@ void outbox::on_completion(std::uint32_t place, const ring::completion& done) {
     if (done.result == -EAGAIN && submit_waiting(place)) return;
     --in_flight_;
     left(e.size);
+    finish(e, done.result);
+    advance();
+}
+
+void outbox::written_first(std::int32_t result) { finish(at(submitted_++), result); }
+
+void outbox::finish(entry& e, std::int32_t result) {
     core_->pool().give(std::exchange(e.slot, nullptr));
     e.request = 0;
-    if (done.result < 0) {
-        count(meaning_of(-done.result));
-    } else if (static_cast<std::uint32_t>(done.result) != e.size) {
+    if (result < 0) {
+        count(meaning_of(-result));
+    } else if (static_cast<std::uint32_t>(result) != e.size) {
         ++statistics_.other; // a part of it
         if (first_failure_ == 0) first_failure_ = EIO;
     } else {
         ++statistics_.packets;
         statistics_.bytes += e.size;
     }
-    advance();
 }
 
 void outbox::advance() {
@@ -137,7 +143,10 @@ void outbox::count(int error) {
     case EAFNOSUPPORT:
     case EPROTONOSUPPORT: ++statistics_.invalid; break;
     case EMSGSIZE: ++statistics_.too_large; break;
-    case ECONNREFUSED: ++statistics_.refused; break;
+    case ECONNREFUSED:
+    case ECONNRESET:
+    case ENOENT: // Unix sockets: there is no such file
+    case ENOTCONN: ++statistics_.refused; break;
     case EHOSTUNREACH:
     case ENETUNREACH:
     case EHOSTDOWN:
@@ -168,6 +177,7 @@ void outbox::fail(int error) {
 void outbox::drop_unsubmitted() noexcept {
     while (accepted_ != submitted_) {
         entry& e = at(--accepted_);
+        dropped(*e.slot);
         core_->pool().give(std::exchange(e.slot, nullptr));
         ++statistics_.dropped;
     }
@@ -178,7 +188,9 @@ void outbox::throw_failure(int error) const {
 }
 
 void outbox::close() {
+    closing();
     closed_ = true;
+    refusal_ = ECANCELED;
     core_->driver().report_sends();
     while (!waiters_.empty()) {
         auto& w = static_cast<write_waiter&>(waiters_.pop_front());

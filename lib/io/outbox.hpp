@@ -8,6 +8,9 @@
 //
 // Entries up to submitted_ are with the kernel; those behind it wait for room among the reactor's requests, or in the
 // socket's send buffer. Entries complete in any order, and leave the window in theirs.
+//
+// A derived class may do without requests: it overrides submit(), writes what first_unwritten() and those behind it
+// are, in order, and says written_first() of each, then advance().
 #pragma once
 
 #include <cotun/coro/waiter.hpp>
@@ -36,7 +39,8 @@ public:
 
     bool has_room() const noexcept { return accepted_ - done_ <= mask_; }
     bool may_write() const noexcept { return failure_ == 0 && waiters_.empty(); }
-    bool is_closed() const noexcept { return closed_; }
+    /// Why a write that begins now cannot be; 0: it can.
+    int refusal() const noexcept { return refusal_; }
     /// Takes as many of the packets as there is room for; true when none is left. Empty handles are skipped.
     bool offer(packet*& next, packet* end) noexcept;
     void wait(write_waiter& w) noexcept;
@@ -81,6 +85,25 @@ protected:
     virtual int meaning_of(int error) const noexcept { return error; }
     /// Asks for the end of the derived class's own requests.
     virtual void cancel_own() noexcept {}
+    /// Hands over what is accepted and not submitted, as far as there is room.
+    virtual void submit();
+    /// Nothing more will be accepted: called before that holds.
+    virtual void closing() {}
+    /// A packet was accepted, and is given up unwritten.
+    virtual void dropped(packet_slot&) noexcept {}
+
+    // --- for those that write without requests --------------------------------------------------------------------
+
+    std::size_t unwritten() const noexcept { return static_cast<std::size_t>(accepted_ - submitted_); }
+    packet_slot& unwritten(std::size_t index) noexcept { return *at(submitted_ + index).slot; }
+    /// The first of them is over; the bytes, or a negative errno.
+    void written_first(std::int32_t result);
+    /// Leaves behind what is over, and goes on with what has waited for that.
+    void advance();
+    /// What is written from now on is refused; those that wait are not.
+    void refuse(int error) noexcept { refusal_ = error; }
+    bool is_closed() const noexcept { return closed_; }
+    bool has_waiters() const noexcept { return !waiters_.empty(); }
 
     reactor_core& core() noexcept { return *core_; }
     unsigned in_flight_ = 0; // requests, the derived class's own included
@@ -96,13 +119,12 @@ private:
 
     entry& at(std::uint64_t sequence) noexcept { return entries_[sequence & mask_]; }
     void accept(packet_slot* slot) noexcept;
-    void submit();
     bool submit_waiting(std::uint32_t place);
+    void finish(entry& e, std::int32_t result);
     void count(int error);
     void fail(int error);
     void drop_unsubmitted() noexcept;
     bool awaited() const noexcept;
-    void advance();
     void admit_waiters();
     void wake_flushers() noexcept;
 
@@ -115,6 +137,7 @@ private:
     std::uint64_t done_ = 0;
     int failure_ = 0;       // final
     int first_failure_ = 0; // since the last flush
+    int refusal_ = 0;
     bool closed_ = false;
     waiter_list waiters_;
     waiter_list flushers_;

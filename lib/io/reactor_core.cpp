@@ -262,10 +262,10 @@ void reactor_core::add_port(packet_port& port) {
     reserve_lists();
 }
 
-// Each port prepares its inbox and waits for room once, and the hub of the streams is prepared: these lists never grow
-// elsewhere.
+// Each port prepares its inbox and its outbox and waits for room once, and the hub of the streams is prepared: these
+// lists never grow elsewhere.
 void reactor_core::reserve_lists() {
-    for (auto* list : {&to_prepare_, &preparing_}) list->reserve(ports_.size() + 1);
+    for (auto* list : {&to_prepare_, &preparing_}) list->reserve(2 * ports_.size() + 1);
     for (auto* list : {&awaiting_room_, &retrying_}) list->reserve(ports_.size());
 }
 

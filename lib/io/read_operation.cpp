@@ -32,6 +32,11 @@ packet read_waiter::take() {
     return from_->take();
 }
 
+bool read_waiter::would_throw(int error) const noexcept {
+    if (promised_ || stopped()) return false;
+    return failure_ != 0 ? failure_ == error : from_->failed_with(error);
+}
+
 void read_waiter::take_more(packet_batch& into) {
     while (!into.full() && from_->has_packet()) into.push_back(from_->take());
 }

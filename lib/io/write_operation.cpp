@@ -20,10 +20,8 @@ bool write_waiter::await_ready() {
         failure_ = into_->failure();
         return failure_ != 0; // else others wait already: behind them
     }
-    if (into_->is_closed()) {
-        failure_ = ECANCELED;
-        return true;
-    }
+    failure_ = into_->refusal();
+    if (failure_ != 0) return true;
     return into_->offer(next_, end_);
 }
 

@@ -14,8 +14,14 @@ ssize_t at_once::read_now(file f, std::span<std::byte> into) noexcept {
 }
 
 ssize_t at_once::receive_now(file f, msghdr& message) noexcept {
-    const ssize_t result = ::recvmsg(f.descriptor, &message, MSG_DONTWAIT);
+    const ssize_t result = ::recvmsg(f.descriptor, &message, message.msg_flags | MSG_DONTWAIT);
     return result < 0 ? -errno : result;
+}
+
+int at_once::send_now(file f, std::span<mmsghdr> messages) noexcept {
+    const int sent =
+        ::sendmmsg(f.descriptor, messages.data(), static_cast<unsigned>(messages.size()), MSG_DONTWAIT | MSG_NOSIGNAL);
+    return sent < 0 ? -errno : sent;
 }
 
 ssize_t at_once::unsent_bytes(file f) noexcept {

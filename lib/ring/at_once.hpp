@@ -11,6 +11,7 @@ class at_once : public driver {
 public:
     ssize_t read_now(file, std::span<std::byte>) noexcept final;
     ssize_t receive_now(file, msghdr&) noexcept final;
+    int send_now(file, std::span<mmsghdr>) noexcept final;
     ssize_t unsent_bytes(file) noexcept final;
     int take_error(file) noexcept final;
     int shutdown_send(file) noexcept final;

@@ -113,8 +113,9 @@ public:
     virtual void remove_group(std::uint16_t group) noexcept = 0;
 
     virtual void read_multishot(token, file, std::uint16_t group) noexcept = 0;
-    /// Of `shape` only the sizes msg_namelen and msg_controllen count; it must live until the next enter(). A filled
-    /// buffer begins with the kernel's struct io_uring_recvmsg_out, then that much name, control data, and the payload.
+    /// Of `shape` only the sizes msg_namelen and msg_controllen count, and msg_flags, which are recvmsg(2)'s flags; it
+    /// must live until the next enter(). A filled buffer begins with the kernel's struct io_uring_recvmsg_out, then
+    /// that much name, control data, and the payload.
     virtual void receive_multishot(token, file, const msghdr& shape, std::uint16_t group) noexcept = 0;
     /// Bytes of a stream, into a buffer of the group: once, or whenever some come. 0: the peer has shut down its side.
     virtual void receive(token, file, std::uint16_t group, bool multishot) noexcept = 0;
@@ -143,7 +144,10 @@ public:
     /// The system calls that are made at once, without the ring: read(2) and recvmsg(2) on a non-blocking descriptor.
     /// Return bytes or a negative errno.
     virtual ssize_t read_now(file, std::span<std::byte>) noexcept = 0;
+    /// msg_flags are recvmsg(2)'s flags, and then what it answers.
     virtual ssize_t receive_now(file, msghdr&) noexcept = 0;
+    /// sendmmsg(2), which does not wait. Returns how many were sent, at least one, or a negative errno.
+    virtual int send_now(file, std::span<mmsghdr>) noexcept = 0;
     /// Bytes that sit in the socket's send queue (SIOCOUTQ), or a negative errno.
     virtual ssize_t unsent_bytes(file) noexcept = 0;
     /// The error that waits on the socket (SO_ERROR), which is thereby over; 0: none.

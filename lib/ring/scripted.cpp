@@ -171,6 +171,13 @@ ssize_t scripted::read_now(file f, std::span<std::byte> into) noexcept {
     return static_cast<ssize_t>(cut);
 }
 
+int scripted::send_now(file, std::span<mmsghdr> messages) noexcept {
+    for (mmsghdr& m : messages)
+        for (std::size_t i = m.msg_len = 0; i < m.msg_hdr.msg_iovlen; ++i)
+            m.msg_len += static_cast<unsigned>(m.msg_hdr.msg_iov[i].iov_len);
+    return static_cast<int>(messages.size());
+}
+
 ssize_t scripted::receive_now(file f, msghdr& message) noexcept {
     std::deque<immediate>& answers = immediates[f.descriptor];
     if (!answers.empty()) {

@@ -115,6 +115,8 @@ public:
     void cancel(token) noexcept override;
     ssize_t read_now(file, std::span<std::byte>) noexcept override;
     ssize_t receive_now(file, msghdr&) noexcept override;
+    /// Takes all of them.
+    int send_now(file, std::span<mmsghdr> messages) noexcept override;
     ssize_t unsent_bytes(file) noexcept override;
     int take_error(file) noexcept override;
     int shutdown_send(file f) noexcept override {

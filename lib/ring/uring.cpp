@@ -275,6 +275,7 @@ void uring::receive_multishot(token request, file f, const msghdr& shape, std::u
     entry.flags |= IOSQE_BUFFER_SELECT;
     entry.buf_group = group;
     entry.ioprio = IORING_RECV_MULTISHOT;
+    entry.msg_flags = static_cast<std::uint32_t>(shape.msg_flags);
 }
 
 void uring::receive(token request, file f, std::uint16_t group, bool multishot) noexcept {

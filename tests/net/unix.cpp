@@ -52,9 +52,9 @@ task<> echo_one(unix_listener& from) {
     co_await echo(std::move(s));
 }
 
-task<> send_all(unix_stream& s, const std::string& text) {
+task<> send_all(unix_stream& s, const std::string& text, bool half_close) {
     co_await s.write(text);
-    s.shutdown_send();
+    if (half_close) s.shutdown_send();
 }
 
 task<> read_all(unix_stream& s, std::string& into) {
@@ -65,7 +65,7 @@ task<> read_all(unix_stream& s, std::string& into) {
     }
 }
 
-task<std::string> talk(reactor& io, std::string to, const std::string& text) {
+task<std::string> talk(reactor& io, std::string to, const std::string& text, bool half_close = true) {
     std::string back;
     for (int i = 0;; ++i) { // until the other has come up
         auto tried = co_await as_result(connect_unix(io, to));
@@ -75,7 +75,7 @@ task<std::string> talk(reactor& io, std::string to, const std::string& text) {
         }
         unix_stream s = std::move(tried).value();
         scope both(io);
-        both.spawn(send_all(s, text));
+        both.spawn(send_all(s, text, half_close));
         both.spawn(read_all(s, back));
         co_await both.join();
         break;
@@ -144,6 +144,32 @@ TEST_CASE("unix: socat as client and as server", "[unix][peers]") {
         ::test::program peer({"socat", "-t", "20", "UNIX-LISTEN:" + d.file("s"), "EXEC:cat"});
         CHECK((io->run(talk(*io, d.file("s"), text)) == text));
         CHECK(io->run(ended(*io, peer)) == 0);
+    }
+}
+
+TEST_CASE("unix: nc as client and as server", "[unix][peers]") {
+    if (!::test::is_installed("nc")) SKIP("no nc(1)");
+    const auto io = cotun::test::over_ring();
+    const directory d;
+    std::string text;
+    for (int i = 0; i < 50'000; ++i) text += std::to_string(i) + "\n";
+    std::ofstream(d.file("in")) << text;
+    const auto content = [](const std::string& name) {
+        std::ifstream in(name);
+        return std::string(std::istreambuf_iterator<char>(in), {});
+    };
+    SECTION("client") {
+        unix_listener listener = listen_unix(*io, d.file("s"));
+        io->spawn(echo_one(listener));
+        ::test::program peer({"sh", "-c", "nc -N -U " + d.file("s") + " < " + d.file("in") + " > " + d.file("out")});
+        CHECK(io->run(ended(*io, peer)) == 0);
+        CHECK((content(d.file("out")) == text));
+    }
+    SECTION("server") { // takes what we send, and sends a file; it would not send on if we ended first
+        ::test::program peer({"sh", "-c", "nc -N -lU " + d.file("s") + " < " + d.file("in") + " > " + d.file("out")});
+        CHECK((io->run(talk(*io, d.file("s"), "ours\n", false)) == text));
+        CHECK(io->run(ended(*io, peer)) == 0);
+        CHECK(content(d.file("out")) == "ours\n");
     }
 }
 

@@ -40,6 +40,8 @@ public:
 protected:
     /// The packet, or the exception.
     packet take();
+    /// Whether take() would throw that error.
+    bool would_throw(int error) const noexcept;
     /// The packets that came with it, as long as there is room.
     void take_more(packet_batch& into);
 

@@ -48,7 +48,7 @@ struct write_statistics {
     std::uint64_t link_down = 0;     // failed: EIO, ENETDOWN: the link is not up
     std::uint64_t invalid = 0;       // failed: EINVAL and the like: not a packet that the kernel takes
     std::uint64_t too_large = 0;     // failed: EMSGSIZE
-    std::uint64_t refused = 0;       // failed: ECONNREFUSED: nobody listens at the peer
+    std::uint64_t refused = 0;       // failed: ECONNREFUSED and its like: nobody listens at the peer
     std::uint64_t unreachable = 0;   // failed: no route, host or network unreachable
     std::uint64_t no_memory = 0;     // failed: ENOBUFS, ENOMEM
     std::uint64_t not_permitted = 0; // failed: EPERM, EACCES: a firewall

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Unix streams: between programs of one machine, named by a path or by an abstract name.
+// Unix streams: between programs of one machine, named by a path or by an abstract name. Beside them,
+// net/unix_datagram.hpp and net/unix_seqpacket.hpp keep the boundaries of what is sent, and pass descriptors; those
+// that come over a stream the kernel closes.
 //
 //     cotun::unix_listener listener = cotun::listen_unix(io, "/run/thing.sock");
 //     cotun::unix_stream client = co_await listener.accept();
@@ -29,8 +31,32 @@
 namespace cotun {
 
 namespace detail {
+
 class unix_port;
-}
+
+/// What listeners of streams and of seqpackets have in common.
+class unix_listening {
+public:
+    task<> close();
+    accept_statistics statistics() const noexcept;
+
+protected:
+    /// Listens. `who`: what errors begin with.
+    unix_listening(reactor& io, int type, std::string_view name, unsigned backlog, unsigned mode, const char* who);
+    unix_listening(unix_listening&& other) noexcept
+        : acceptor_(std::exchange(other.acceptor_, nullptr)), file_(std::exchange(other.file_, {})) {}
+    unix_listening& operator=(unix_listening&& other) noexcept;
+    ~unix_listening() { reset(); }
+    acceptor& accepting() const noexcept;
+
+private:
+    void reset() noexcept;
+    void remove_file() noexcept;
+    acceptor* acceptor_; // counted; nullptr once moved from
+    std::string file_;   // empty: none, or removed
+};
+
+} // namespace detail
 
 /// Who is at the other end, as the kernel knows it from the time of connect(2) or listen(2) (SO_PEERCRED).
 struct unix_peer {
@@ -38,6 +64,10 @@ struct unix_peer {
     std::uint32_t user = 0;
     std::uint32_t group = 0;
 };
+
+namespace detail {
+unix_peer unix_peer_of(int descriptor) noexcept;
+}
 
 class unix_stream : public stream_socket {
 public:
@@ -74,24 +104,13 @@ struct unix_listen_options {
 };
 static_assert(std::is_trivially_destructible_v<unix_listen_options>); // see io/option_values.hpp
 
-class unix_listener {
+class unix_listener : public detail::unix_listening {
 public:
-    unix_listener(unix_listener&& other) noexcept
-        : acceptor_(std::exchange(other.acceptor_, nullptr)), file_(std::exchange(other.file_, {})) {}
-    unix_listener& operator=(unix_listener&& other) noexcept;
-    ~unix_listener() { reset(); }
-
-    unix_accept_operation accept() noexcept;
-    task<> close();
-    accept_statistics statistics() const noexcept;
+    unix_accept_operation accept() noexcept { return unix_accept_operation(accepting()); }
 
 private:
     friend unix_listener listen_unix(reactor&, std::string_view, const unix_listen_options&);
-    unix_listener(detail::acceptor* a, std::string file) noexcept;
-    void reset() noexcept;
-    void remove_file() noexcept;
-    detail::acceptor* acceptor_; // counted; nullptr once moved from
-    std::string file_;           // empty: none, or removed
+    using unix_listening::unix_listening;
 };
 
 [[nodiscard]] unix_listener listen_unix(reactor& io, std::string_view name, const unix_listen_options& options = {});
