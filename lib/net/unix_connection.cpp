@@ -64,7 +64,11 @@ unix_listening& unix_listening::operator=(unix_listening&& other) noexcept {
 }
 
 // Before the socket is closed: afterwards the file may be another's.
-void unix_listening::remove_file() noexcept { bound_file(std::exchange(file_, {})).remove(); }
+// In a child of fork(2) it is the parent's.
+void unix_listening::remove_file() noexcept {
+    bound_file file(std::exchange(file_, {}));
+    if (acceptor_->forked()) static_cast<void>(file.release());
+}
 
 void unix_listening::reset() noexcept {
     if (acceptor_ == nullptr) return;
