@@ -53,6 +53,9 @@ public:
     explicit program(const std::vector<std::string>& words) {
         output_ = memfd_create("output", MFD_CLOEXEC);
         if (output_ < 0) throw std::system_error(errno, std::generic_category(), "memfd_create");
+        // The program's own children write to it at the same time: the kernel does not lock the position of a memfd,
+        // so that without this they overwrite each other.
+        if (fcntl(output_, F_SETFL, O_APPEND) != 0) throw std::system_error(errno, std::generic_category(), "fcntl");
         std::vector<char*> arguments;
         for (const std::string& w : words) arguments.push_back(const_cast<char*>(w.c_str()));
         arguments.push_back(nullptr);
