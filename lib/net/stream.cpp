@@ -48,6 +48,7 @@ stream_write_operation stream_socket::write(packet p) noexcept { return {port(),
 stream_flush_operation stream_socket::flush() noexcept { return stream_flush_operation(port()); }
 void stream_socket::shutdown_send() { port().writer().shut_down(); }
 task<> stream_socket::close() { return detail::stream_port::close(detail::counted(port())); }
+int stream_socket::native_handle() const noexcept { return is_open() ? port_->descriptor() : -1; }
 bool stream_socket::is_open() const noexcept { return port_ != nullptr && port_->is_open(); }
 
 } // namespace cotun

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cotun/io/unique_fd.hpp>
 #include <cotun/net/tcp.hpp>
 
 #include "io/acceptor.hpp"
@@ -7,13 +8,17 @@
 #include "io/stream_hub.hpp"
 #include "io/stream_port.hpp"
 #include "net/sockaddr.hpp"
+#include "net/socket_options.hpp"
 
 #include <algorithm>
 #include <cassert>
 #include <cerrno>
 #include <fmt/format.h>
+#include <limits>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <string>
+#include <string_view>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -35,55 +40,51 @@ endpoint peer_of(int descriptor) noexcept {
     return from_sockaddr({a.bytes.data(), a.size});
 }
 
-class descriptor_guard {
-public:
-    explicit descriptor_guard(int d) noexcept : descriptor(d) {}
-    descriptor_guard(const descriptor_guard&) = delete;
-    descriptor_guard& operator=(const descriptor_guard&) = delete;
-    ~descriptor_guard() {
-        if (descriptor >= 0) ::close(descriptor);
-    }
-    int release() noexcept { return std::exchange(descriptor, -1); }
-    int descriptor;
-};
-
 bool is_v6(const endpoint& e) noexcept { return e.address().unmapped().is_v6(); }
 
 // Blocking: io_uring waits by itself, and older kernels answer EAGAIN where a socket is not.
-int make_socket(bool v6) {
+unique_fd make_socket(bool v6) {
     const int descriptor = ::socket(v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (descriptor >= 0) return descriptor;
+    if (descriptor >= 0) return unique_fd(descriptor);
     const int error = errno;
     fail(error, error == EMFILE || error == ENFILE ? "TCP: a socket: out of descriptors (see `ulimit -n`)"
                 : v6                               ? "TCP: an IPv6 socket (is IPv6 switched off?)"
                                                    : "TCP: an IPv4 socket");
 }
 
-bool set(int descriptor, int level, int name, unsigned value) noexcept {
-    const auto v = static_cast<int>(std::min(value, 1U << 30));
-    return setsockopt(descriptor, level, name, &v, sizeof v) == 0;
+// Sets an option of TCP's to `value`, which must be 1 to `most`; 0: it stays as it is.
+void set_bounded(int descriptor, int name, std::int64_t value, std::int64_t most, std::string_view option,
+                 std::string_view what) {
+    if (value == 0) return;
+    if (value < 0 || value > most)
+        fail(EINVAL, fmt::format("{}: {} is {}; it must be 1 to {}", what, option, value, most));
+    if (const int error = set_option(descriptor, IPPROTO_TCP, name, static_cast<int>(value)))
+        fail(error, fmt::format("{}: {} {}: the kernel refused", what, option, value));
 }
 
-void apply(int descriptor, bool v6, const tcp_options& o) {
-    if (o.no_delay) set(descriptor, IPPROTO_TCP, TCP_NODELAY, 1);
-    if (o.keep_alive) set(descriptor, SOL_SOCKET, SO_KEEPALIVE, 1);
-    if (o.receive_buffer != 0 && !set(descriptor, SOL_SOCKET, SO_RCVBUFFORCE, o.receive_buffer))
-        set(descriptor, SOL_SOCKET, SO_RCVBUF, o.receive_buffer);
-    if (o.send_buffer != 0 && !set(descriptor, SOL_SOCKET, SO_SNDBUFFORCE, o.send_buffer))
-        set(descriptor, SOL_SOCKET, SO_SNDBUF, o.send_buffer);
-    if (o.tos > 255) fail(EINVAL, fmt::format("TCP: tos is {}; it must be 0 to 255", o.tos));
-    if (o.tos != 0) set(descriptor, IPPROTO_IP, IP_TOS, o.tos); // of an IPv6 socket: for the IPv4 that it carries
-    if (o.tos != 0 && v6) set(descriptor, IPPROTO_IPV6, IPV6_TCLASS, o.tos);
-    if (o.mark != 0 && setsockopt(descriptor, SOL_SOCKET, SO_MARK, &o.mark, sizeof o.mark) != 0)
-        fail(errno, fmt::format("TCP: marking the socket with {} needs CAP_NET_ADMIN or CAP_NET_RAW", o.mark));
-    if (!o.device.empty() && setsockopt(descriptor, SOL_SOCKET, SO_BINDTODEVICE, o.device.c_str(),
-                                        static_cast<socklen_t>(o.device.view().size())) != 0)
-        fail(errno, fmt::format("TCP: binding to the interface \"{}\": is there one of that name in this network "
-                                "namespace?",
-                                o.device.view()));
+void set_tcp_options(int descriptor, const tcp_options& o, std::string_view what) {
+    constexpr int longest = 32767; // seconds; of the kernel
+    if (o.no_delay) set_option(descriptor, IPPROTO_TCP, TCP_NODELAY, 1);
+    if (o.keep_alive) {
+        if (o.keep_alive->count() == 0) fail(EINVAL, fmt::format("{}: keep_alive is 0; it must be 1 to 32767 s", what));
+        set_bounded(descriptor, TCP_KEEPIDLE, o.keep_alive->count(), longest, "keep_alive", what);
+        set_option(descriptor, SOL_SOCKET, SO_KEEPALIVE, 1);
+    }
+    set_bounded(descriptor, TCP_KEEPINTVL, o.keep_alive_interval.count(), longest, "keep_alive_interval", what);
+    set_bounded(descriptor, TCP_KEEPCNT, o.keep_alive_probes, 127, "keep_alive_probes", what);
+    set_bounded(descriptor, TCP_USER_TIMEOUT, o.user_timeout.count(), std::numeric_limits<int>::max(), "user_timeout",
+                what);
+    const std::string_view control = o.congestion_control;
+    if (!control.empty() && setsockopt(descriptor, IPPROTO_TCP, TCP_CONGESTION, control.data(),
+                                       static_cast<socklen_t>(control.size())) != 0)
+        fail(errno, fmt::format("{}: congestion_control \"{}\": {}", what, control,
+                                errno == EPERM ? "net.ipv4.tcp_allowed_congestion_control does not have it, and "
+                                                 "CAP_NET_ADMIN is not held"
+                                               : "net.ipv4.tcp_available_congestion_control does not have it; its "
+                                                 "module may be missing"));
 }
 
-void bind_socket(int descriptor, const endpoint& local, bool as_v6, const char* doing) {
+void bind_socket(int descriptor, const endpoint& local, bool as_v6, std::string_view doing) {
     const socket_address address = to_sockaddr(local, as_v6);
     if (::bind(descriptor, address.get(), address.size) == 0) return;
     const int error = errno;
@@ -124,11 +125,11 @@ private:
         if (tried_ == all.size()) return {};
         peer_ = all[tried_++];
         const bool v6 = is_v6(peer_);
-        descriptor_guard made(make_socket(v6));
-        apply(made.descriptor, v6, options_.stream);
-        if (options_.local)
-            bind_socket(made.descriptor, *options_.local, v6,
-                        fmt::format("connecting to {}", peer_.to_string()).c_str());
+        const std::string what = fmt::format("connecting to {}", peer_.to_string());
+        unique_fd made = make_socket(v6);
+        set_options(made.get(), v6 ? AF_INET6 : AF_INET, options_.socket, what);
+        set_tcp_options(made.get(), options_.stream, what);
+        if (options_.local) bind_socket(made.get(), *options_.local, v6, what);
         address_ = to_sockaddr(peer_);
         descriptor = made.release();
         return {address_.get(), address_.size};
@@ -174,6 +175,7 @@ tcp_stream tcp_accept_operation::await_resume() {
         put_back(descriptor);
         throw std::bad_alloc();
     }
+    if (priority_) detail::set_option(descriptor, SOL_SOCKET, SO_PRIORITY, static_cast<int>(*priority_));
     return tcp_stream(port);
 }
 
@@ -188,12 +190,16 @@ tcp_stream tcp_connect_operation::await_resume() {
     return tcp_stream(port);
 }
 
-tcp_listener::tcp_listener(detail::acceptor* a) noexcept : acceptor_(a) { acceptor_->hold(); }
+tcp_listener::tcp_listener(detail::acceptor* a, std::optional<std::uint32_t> priority) noexcept
+    : acceptor_(a), priority_(priority) {
+    acceptor_->hold();
+}
 
 tcp_listener& tcp_listener::operator=(tcp_listener&& other) noexcept {
     if (this != &other) {
         reset();
         acceptor_ = std::exchange(other.acceptor_, nullptr);
+        priority_ = other.priority_;
     }
     return *this;
 }
@@ -210,31 +216,33 @@ detail::acceptor& tcp_listener::acceptor() const noexcept {
 }
 
 endpoint tcp_listener::local() const { return detail::local_of(acceptor().descriptor()); }
+int tcp_listener::native_handle() const noexcept { return acceptor().descriptor(); }
 bool tcp_listener::uses_multishot() const noexcept { return acceptor().uses_multishot(); }
-tcp_accept_operation tcp_listener::accept() noexcept { return tcp_accept_operation(acceptor()); }
+tcp_accept_operation tcp_listener::accept() noexcept { return {acceptor(), priority_}; }
 task<> tcp_listener::close() { return detail::acceptor::close(detail::counted(acceptor())); }
 accept_statistics tcp_listener::statistics() const noexcept { return acceptor().statistics(); }
 
 tcp_listener listen_tcp(reactor& io, const listen_options& options) {
     const bool v6 = detail::is_v6(options.local);
     if (options.backlog < 1) fail(EINVAL, "listen_tcp: backlog is 0; it must be 1 or more");
-    detail::descriptor_guard made(detail::make_socket(v6));
-    if (v6) detail::set(made.descriptor, IPPROTO_IPV6, IPV6_V6ONLY, options.v6_only ? 1 : 0);
-    if (options.reuse_address) detail::set(made.descriptor, SOL_SOCKET, SO_REUSEADDR, 1);
-    if (options.reuse_port) detail::set(made.descriptor, SOL_SOCKET, SO_REUSEPORT, 1);
-    detail::apply(made.descriptor, v6, options.stream);
-    detail::bind_socket(made.descriptor, options.local, v6, "listen_tcp");
-    if (::listen(made.descriptor, static_cast<int>(std::min(options.backlog, 1U << 30))) != 0) {
+    unique_fd made = detail::make_socket(v6);
+    if (v6) detail::set_option(made.get(), IPPROTO_IPV6, IPV6_V6ONLY, options.v6_only ? 1 : 0);
+    if (options.reuse_address) detail::set_option(made.get(), SOL_SOCKET, SO_REUSEADDR, 1);
+    detail::set_options(made.get(), v6 ? AF_INET6 : AF_INET, options.socket, "listen_tcp");
+    detail::set_tcp_options(made.get(), options.stream, "listen_tcp");
+    detail::bind_socket(made.get(), options.local, v6, "listen_tcp");
+    if (::listen(made.get(), static_cast<int>(std::min(options.backlog, 1U << 30))) != 0) {
         const int error = errno;
         fail(error, fmt::format("listen_tcp: {}: {}", options.local.to_string(),
                                 error == EADDRINUSE ? "another socket listens there: choose another port, or set "
                                                       "reuse_port on all"
                                                     : "listen was refused"));
     }
-    const endpoint bound = detail::local_of(made.descriptor);
+    const endpoint bound = detail::local_of(made.get());
     tcp_listener listener(
-        new detail::acceptor(io.core(), made.descriptor, fmt::format("TCP listener {}", bound.to_string())));
-    made.release();
+        new detail::acceptor(io.core(), made.get(), fmt::format("TCP listener {}", bound.to_string())),
+        options.socket.priority);
+    (void)made.release(); // the acceptor's
     return listener;
 }
 

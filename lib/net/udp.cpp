@@ -41,6 +41,7 @@ endpoint udp_socket::local() const { return port().local(); }
 std::optional<endpoint> udp_socket::peer() const noexcept { return port().peer(); }
 void udp_socket::connect(const endpoint& peer) { port().connect(peer); }
 std::optional<unsigned> udp_socket::path_mtu() const noexcept { return port().path_mtu(); }
+int udp_socket::native_handle() const noexcept { return port().descriptor(); }
 bool udp_socket::uses_multishot() const noexcept { return port().in().uses_multishot(); }
 receive_operation udp_socket::receive() noexcept { return receive_operation(port().in()); }
 read_packets_operation udp_socket::receive_packets() noexcept { return read_packets_operation(port().in()); }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "net/udp_port.hpp"
 
+#include <cotun/io/unique_fd.hpp>
+
 #include "io/fail.hpp"
 #include "io/packet_pool.hpp"
 #include "io/reactor_core.hpp"
@@ -18,26 +20,19 @@
 namespace cotun::detail {
 namespace {
 
-struct descriptor_guard {
-    ~descriptor_guard() {
-        if (descriptor >= 0) ::close(descriptor);
-    }
-    int descriptor;
-};
-
-int make_socket(const udp_options& options, int family) {
-    descriptor_guard made{::socket(family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
-    if (made.descriptor < 0)
+unique_fd make_socket(const udp_options& options, int family) {
+    unique_fd made(::socket(family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!made)
         fail(errno,
              family == AF_INET6 ? "open_udp: an IPv6 socket (is IPv6 switched off?)" : "open_udp: an IPv4 socket");
-    if (family == AF_INET6) set_option(made.descriptor, IPPROTO_IPV6, IPV6_V6ONLY, options.v6_only ? 1 : 0);
-    if (options.broadcast) set_option(made.descriptor, SOL_SOCKET, SO_BROADCAST, 1);
-    set_options(made.descriptor, family, options.socket, "open_udp");
-    set_multicast_options(made.descriptor, family, options);
+    if (family == AF_INET6) set_option(made.get(), IPPROTO_IPV6, IPV6_V6ONLY, options.v6_only ? 1 : 0);
+    if (options.broadcast) set_option(made.get(), SOL_SOCKET, SO_BROADCAST, 1);
+    set_options(made.get(), family, options.socket, "open_udp");
+    set_multicast_options(made.get(), family, options);
     if (options.packet_info)
-        if (const int error = ask_for_ancillary(made.descriptor, family))
+        if (const int error = ask_for_ancillary(made.get(), family))
             fail(error, "open_udp: packet_info: the kernel refused");
-    return std::exchange(made.descriptor, -1);
+    return made;
 }
 
 constexpr const char* scope_is_missing = "a link-local address needs its interface, as in [fe80::1%eth0]:5000";
@@ -78,12 +73,12 @@ udp_port* udp_port::open(reactor_core& core, const udp_options& options) {
         fail(EINVAL, fmt::format("open_udp: largest_datagram is {}; it must be 1 to 65535", options.largest_datagram));
     const int family = family_of(options);
     const bool v6 = family == AF_INET6;
-    descriptor_guard made{make_socket(options, family)};
-    if (options.local || !options.peer) bind_socket(made.descriptor, options.local.value_or(endpoint()), v6);
-    if (options.peer) connect_socket(made.descriptor, *options.peer, v6);
+    unique_fd made = make_socket(options, family);
+    if (options.local || !options.peer) bind_socket(made.get(), options.local.value_or(endpoint()), v6);
+    if (options.peer) connect_socket(made.get(), *options.peer, v6);
     if (options.packet_info) core.pool().keep_ancillary();
-    auto* const port = new udp_port(core, made.descriptor, options);
-    made.descriptor = -1;
+    auto* const port = new udp_port(core, made.get(), options);
+    (void)made.release(); // the port's
     return port;
 }
 

@@ -65,6 +65,7 @@ detail::unix_packet_port& unix_datagram::port() const noexcept {
 
 std::string unix_datagram::local() const { return detail::unix_name_of(port().descriptor()); }
 void unix_datagram::connect(std::string_view peer) { connect_socket(port().descriptor(), peer); }
+int unix_datagram::native_handle() const noexcept { return port().descriptor(); }
 bool unix_datagram::uses_multishot() const noexcept { return port().in().uses_multishot(); }
 unix_receive_operation unix_datagram::receive() noexcept { return unix_receive_operation(port().in()); }
 unix_receive_packets_operation unix_datagram::receive_packets() noexcept {

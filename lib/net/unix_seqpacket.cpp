@@ -44,6 +44,7 @@ unix_packet_port& unix_seqpacket::port() const noexcept {
 }
 
 unix_peer unix_seqpacket::peer() const noexcept { return detail::unix_peer_of(port().descriptor()); }
+int unix_seqpacket::native_handle() const noexcept { return port().descriptor(); }
 bool unix_seqpacket::uses_multishot() const noexcept { return port().in().uses_multishot(); }
 unix_receive_operation unix_seqpacket::receive() noexcept { return unix_receive_operation(port().in()); }
 unix_receive_packets_operation unix_seqpacket::receive_packets() noexcept {

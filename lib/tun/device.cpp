@@ -189,6 +189,7 @@ const std::string& device::name() const noexcept { return port().name; }
 unsigned device::index() const noexcept { return port().index; }
 bool device::is_tap() const noexcept { return port().is_tap; }
 unsigned device::mtu() const noexcept { return port().mtu; }
+int device::native_handle() const noexcept { return port().descriptor(); }
 bool device::uses_multishot() const noexcept { return port().in().uses_multishot(); }
 read_packet_operation device::read_packet() noexcept { return read_packet_operation(port().in()); }
 read_packets_operation device::read_packets() noexcept { return read_packets_operation(port().in()); }

@@ -230,7 +230,7 @@ task<> accept_into(cotun::tcp_listener& from, std::optional<cotun::tcp_stream>& 
 
 task<> connect_into(reactor& io, cotun::endpoint to, std::optional<cotun::tcp_stream>& into) {
     cotun::connect_options options;
-    options.stream.send_buffer = 4096;
+    options.socket.send_buffer = 4096;
     cotun::tcp_stream s = co_await cotun::connect_tcp(io, to, options);
     into.emplace(std::move(s));
 }

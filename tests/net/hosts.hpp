@@ -92,22 +92,12 @@ def ask(host, port, words='ask', ttl=None, tos=None, connected=True, timeout=10)
     unsigned near_ = 0;
 };
 
-/// The descriptor of a socket, found by the address that it is bound to.
-inline int descriptor_of(const cotun::udp_socket& s) {
-    for (int descriptor = 0; descriptor < 1024; ++descriptor) {
-        cotun::detail::socket_address a;
-        a.size = static_cast<socklen_t>(a.bytes.size());
-        if (getsockname(descriptor, reinterpret_cast<sockaddr*>(a.bytes.data()), &a.size) != 0) continue;
-        if (cotun::detail::from_sockaddr({a.bytes.data(), a.size}) == s.local()) return descriptor;
-    }
-    throw std::runtime_error("no descriptor has the socket's address");
-}
-
 /// What getsockopt(2) says of it; a negative errno where it fails.
-inline int option_of(const cotun::udp_socket& s, int level, int name) {
+template <class Socket>
+int option_of(const Socket& s, int level, int name) {
     int value = 0;
     socklen_t size = sizeof value;
-    return getsockopt(descriptor_of(s), level, name, &value, &size) < 0 ? -errno : value;
+    return getsockopt(s.native_handle(), level, name, &value, &size) < 0 ? -errno : value;
 }
 
 } // namespace test

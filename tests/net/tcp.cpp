@@ -184,7 +184,7 @@ TEST_CASE("tcp: a connection that cannot be made says why", "[tcp]") {
     const error_of not_ours = io->run(connect_error(*io, port("127.0.0.1:9"), options));
     CHECK(not_ours.code == EADDRNOTAVAIL);
     options = {};
-    options.stream.device = "nothing0";
+    options.socket.device = "nothing0";
     const error_of no_device = io->run(connect_error(*io, port("127.0.0.1:9"), options));
     CHECK(no_device.code == ENODEV);
     CHECK_THAT(no_device.text, ContainsSubstring("nothing0"));
@@ -237,10 +237,10 @@ TEST_CASE("tcp: a listener that cannot be says why", "[tcp]") {
     CHECK(code({.local = first.local()}) == EADDRINUSE);
     CHECK(code({.local = endpoint::from_string("198.51.100.1:80")}) == EADDRNOTAVAIL);
     CHECK(code({.local = any_port, .backlog = 0}) == EINVAL);
-    CHECK(code({.local = any_port, .stream = {.tos = 256}}) == EINVAL);
-    const tcp_listener shared = listen_tcp(*io, {.local = any_port, .reuse_port = true});
-    CHECK(code({.local = shared.local(), .reuse_port = true}) == 0);
-    CHECK(code({.local = endpoint::from_string("[::1]:0"), .stream = {.keep_alive = true, .mark = 7, .tos = 16}}) == 0);
+    CHECK(code({.local = any_port, .socket = {.tos = 256}}) == EINVAL);
+    const tcp_listener shared = listen_tcp(*io, {.local = any_port, .socket = {.reuse_port = true}});
+    CHECK(code({.local = shared.local(), .socket = {.reuse_port = true}}) == 0);
+    CHECK(code({.local = endpoint::from_string("[::1]:0"), .socket = {.mark = 7, .tos = 16}}) == 0);
 }
 
 // --- trouble -------------------------------------------------------------------------------------------------------
@@ -433,47 +433,4 @@ TEST_CASE("tcp: out of descriptors, accepting pauses and goes on", "[tcp]") {
     io->run(accept_into(listener, streams, 8));
     CHECK(streams.size() == 8);
     CHECK(listener.statistics().accepted == 8);
-}
-
-namespace {
-
-// The descriptor of the stream to `peer`; -1: there is none.
-int descriptor_to(const endpoint& peer) {
-    for (int descriptor = 3; descriptor < 1024; ++descriptor) {
-        sockaddr_in6 a{};
-        socklen_t size = sizeof a;
-        if (::getpeername(descriptor, reinterpret_cast<sockaddr*>(&a), &size) != 0) continue;
-        const bool is_ip = a.sin6_family == AF_INET || a.sin6_family == AF_INET6; // the port is at the same place
-        if (is_ip && ntohs(a.sin6_port) == peer.port()) return descriptor;
-    }
-    return -1;
-}
-
-} // namespace
-
-TEST_CASE("tcp: an IPv6 listener's type of service is also its IPv4 clients'", "[tcp]") {
-    const char* const from = GENERATE("127.0.0.1:0", "[::1]:0");
-    const auto io = cotun::test::over_ring();
-    const ::test::own_namespace here;
-    tcp_listener listener = listen_tcp(*io, {.local = endpoint::from_string("[::]:0"), .stream = {.tos = 0x28}});
-    std::optional<tcp_stream> server;
-    io->spawn(accept_one(listener, server));
-    connect_options options;
-    options.local = endpoint::from_string(from);
-    const auto connect = [](reactor& r, endpoint to, connect_options o, endpoint& local) -> task<> {
-        const tcp_stream s = co_await connect_tcp(r, to, o);
-        local = s.local();
-        co_await r.sleep_for(20ms);
-    };
-    const bool v6 = options.local->address().is_v6();
-    const std::string to = (v6 ? "[::1]:" : "127.0.0.1:") + std::to_string(listener.local().port());
-    endpoint local;
-    io->run(connect(*io, endpoint::from_string(to), options, local));
-    REQUIRE(server);
-    const int descriptor = descriptor_to(local);
-    REQUIRE(descriptor >= 0);
-    int tos = 0;
-    socklen_t size = sizeof tos;
-    REQUIRE(::getsockopt(descriptor, v6 ? IPPROTO_IPV6 : IPPROTO_IP, v6 ? IPV6_TCLASS : IP_TOS, &tos, &size) == 0);
-    CHECK(tos == 0x28);
 }

@@ -56,6 +56,9 @@ public:
     void shutdown_send();
     task<> close();
     bool is_open() const noexcept;
+    /// The descriptor, for getsockopt(2) and setsockopt(2) of what cotun has no options for; -1 once it is closed. It
+    /// stays the stream's: not to be read, written or closed, nor made non-blocking.
+    int native_handle() const noexcept;
 
 protected:
     explicit stream_socket(detail::stream_port* port) noexcept;

@@ -27,9 +27,11 @@
 #include <cotun/io/reactor.hpp>
 #include <cotun/io/statistics.hpp>
 #include <cotun/net/endpoint.hpp>
+#include <cotun/net/socket_options.hpp>
 #include <cotun/net/stream.hpp>
 
 #include <chrono>
+#include <cstdint>
 #include <optional>
 #include <type_traits>
 #include <utility>
@@ -40,22 +42,23 @@ namespace detail {
 class tcp_port;
 }
 
-/// Of a connection; a listener's are those of the connections that it accepts.
+/// Of a connection; a listener's are those of the connections that it accepts. tcp(7). What is given as 0 or not at all
+/// stays as the system has it.
 struct tcp_options {
     /// Sends small segments at once (TCP_NODELAY): writes are gathered by the reactor already.
     bool no_delay = true;
-    /// Asks a silent peer whether it is still there (SO_KEEPALIVE).
-    bool keep_alive = false;
-    /// The kernel's buffers, bytes (SO_RCVBUF, SO_SNDBUF; beyond the system's bounds where the privilege allows). 0: as
-    /// they are, which the kernel adapts.
-    unsigned receive_buffer = 0;
-    unsigned send_buffer = 0;
-    /// SO_MARK, for routing and firewalls; 0: none. Needs CAP_NET_ADMIN, or CAP_NET_RAW from Linux 5.17 on.
-    unsigned mark = 0;
-    /// The type of service, or traffic class (IP_TOS, IPV6_TCLASS), 0 to 255.
-    unsigned tos = 0;
-    /// The interface that packets may come and go by (SO_BINDTODEVICE); empty: any.
-    option_text device{};
+    /// Asks a peer that has been silent for so long whether it is still there (SO_KEEPALIVE, TCP_KEEPIDLE): 1 to
+    /// 32767 s. None: never.
+    std::optional<std::chrono::seconds> keep_alive{};
+    /// How often it is asked while it does not answer (TCP_KEEPINTVL), 1 to 32767 s, and after how many times the
+    /// connection fails with ETIMEDOUT (TCP_KEEPCNT), 1 to 127. Usually 75 s, and 9.
+    std::chrono::seconds keep_alive_interval{0};
+    unsigned keep_alive_probes = 0;
+    /// After how long without an acknowledgement of what was sent the connection fails with ETIMEDOUT
+    /// (TCP_USER_TIMEOUT, RFC 5482): up to 2^31 - 1 ms. Usually about a quarter of an hour.
+    std::chrono::milliseconds user_timeout{0};
+    /// Such as "bbr" (TCP_CONGESTION): those that `sysctl net.ipv4.tcp_available_congestion_control` has.
+    option_text congestion_control{};
 };
 
 struct listen_options {
@@ -63,13 +66,14 @@ struct listen_options {
     endpoint local{};
     /// Connections that wait to be accepted, at most (net.core.somaxconn bounds it).
     unsigned backlog = 4096;
-    /// Lets several sockets listen at the port, each with a share of the connections (SO_REUSEPORT).
-    bool reuse_port = false;
     /// Lets the port be used again while connections of an earlier listener linger (SO_REUSEADDR).
     bool reuse_address = true;
     /// A listener at [::] takes IPv4 as well, unless this is set.
     bool v6_only = false;
     tcp_options stream{};
+    /// Of the listener and of the connections that it accepts: buffers, interface, mark, TTL and the like. With
+    /// `reuse_port`, several listeners have the port, each with a share of the connections.
+    socket_options socket{};
 };
 
 struct connect_options {
@@ -78,6 +82,8 @@ struct connect_options {
     /// How long each address may take to answer; 0: as long as the kernel tries, about two minutes.
     std::chrono::milliseconds attempt{0};
     tcp_options stream{};
+    /// Buffers, interface, mark, TTL and the like.
+    socket_options socket{};
 };
 static_assert(std::is_trivially_destructible_v<listen_options>); // see io/option_values.hpp
 static_assert(std::is_trivially_destructible_v<connect_options>);
@@ -102,9 +108,13 @@ private:
 
 class [[nodiscard]] tcp_accept_operation final : public detail::accept_waiter {
 public:
-    explicit tcp_accept_operation(detail::acceptor& from) noexcept : accept_waiter(from) {}
+    tcp_accept_operation(detail::acceptor& from, std::optional<std::uint32_t> priority) noexcept
+        : accept_waiter(from), priority_(priority) {}
     tcp_accept_operation(tcp_accept_operation&&) noexcept = default;
     tcp_stream await_resume();
+
+private:
+    std::optional<std::uint32_t> priority_;
 };
 
 class [[nodiscard]] tcp_connect_operation final : public detail::connect_waiter {
@@ -116,12 +126,15 @@ public:
 
 class tcp_listener {
 public:
-    tcp_listener(tcp_listener&& other) noexcept : acceptor_(std::exchange(other.acceptor_, nullptr)) {}
+    tcp_listener(tcp_listener&& other) noexcept
+        : acceptor_(std::exchange(other.acceptor_, nullptr)), priority_(other.priority_) {}
     tcp_listener& operator=(tcp_listener&& other) noexcept;
     ~tcp_listener() { reset(); }
 
     endpoint local() const;
     bool uses_multishot() const noexcept;
+    /// For getsockopt(2) and setsockopt(2), as long as it is open; it stays the listener's.
+    int native_handle() const noexcept;
     tcp_accept_operation accept() noexcept;
     /// Connections that were not taken are closed. Who waits is told std::errc::operation_canceled.
     task<> close();
@@ -129,10 +142,11 @@ public:
 
 private:
     friend tcp_listener listen_tcp(reactor&, const listen_options&);
-    explicit tcp_listener(detail::acceptor* a) noexcept;
+    tcp_listener(detail::acceptor* a, std::optional<std::uint32_t> priority) noexcept;
     void reset() noexcept;
     detail::acceptor& acceptor() const noexcept;
-    detail::acceptor* acceptor_; // counted; nullptr once moved from
+    detail::acceptor* acceptor_;            // counted; nullptr once moved from
+    std::optional<std::uint32_t> priority_; // the one option that accepted connections do not take from the listener
 };
 
 [[nodiscard]] tcp_listener listen_tcp(reactor& io, const listen_options& options);

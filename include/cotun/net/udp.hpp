@@ -104,6 +104,9 @@ public:
     /// knows (IP_MTU); nothing if there is no peer.
     std::optional<unsigned> path_mtu() const noexcept;
     bool uses_multishot() const noexcept;
+    /// For getsockopt(2) and setsockopt(2) of what cotun has no options for; -1 once it is closed. It stays the
+    /// socket's: not to be read, written or closed.
+    int native_handle() const noexcept;
 
     /// Receives what is sent to a multicast group, over one interface, by index or name; 0: the one that the route to
     /// the group has. Throw std::system_error, saying why: no such interface, joined already, not a group, too many.

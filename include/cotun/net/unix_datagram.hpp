@@ -75,6 +75,9 @@ public:
     /// Connects, or connects to another peer. Datagrams that were accepted before may go to either.
     void connect(std::string_view peer);
     bool uses_multishot() const noexcept;
+    /// For getsockopt(2) and setsockopt(2) of what cotun has no options for; -1 once it is closed. It stays the
+    /// socket's: not to be read, written or closed.
+    int native_handle() const noexcept;
 
     /// Yields the next datagram.
     unix_receive_operation receive() noexcept;

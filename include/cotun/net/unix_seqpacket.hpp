@@ -68,6 +68,9 @@ public:
 
     unix_peer peer() const noexcept;
     bool uses_multishot() const noexcept;
+    /// For getsockopt(2) and setsockopt(2) of what cotun has no options for; -1 once it is closed. It stays the
+    /// socket's: not to be read, written or closed.
+    int native_handle() const noexcept;
 
     /// Yields the next record; a false one at the end.
     unix_receive_operation receive() noexcept;

@@ -79,6 +79,9 @@ public:
     unsigned mtu() const noexcept;
     /// Whether packets come by multishot read. May turn false after the first reads, where the kernel refuses it.
     bool uses_multishot() const noexcept;
+    /// For ioctl(2) of what cotun has no options for; -1 once it is closed. It stays the device's: not to be read,
+    /// written or closed.
+    int native_handle() const noexcept;
 
     /// Yields the next packet: an IP packet, or an Ethernet frame.
     read_packet_operation read_packet() noexcept;
