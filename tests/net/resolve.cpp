@@ -146,7 +146,7 @@ TEST_CASE("resolve: bad input is refused by name, before anything is looked up")
     for (const std::string& host : {std::string(), std::string(256, 'a'), with_zero})
         io->run(refuses(*io, host, "80", "host"));
     for (const std::string& service : {std::string(), std::string("65536"), std::string("99999999999"), with_zero})
-        io->run(refuses(*io, "localhost", service, "service"));
+        io->run(refuses(*io, "localhost", service, "resolve: "));
 }
 
 TEST_CASE("resolve: errors are named") {
