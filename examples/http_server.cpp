@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Answers GET requests of HTTP/1.1 (RFC 9112) with a few pages; connections are kept for more requests.
-//
-//     http_server --local 127.0.0.1:8080 &
-//     curl http://127.0.0.1:8080/
-#include "program.hpp"
+//     http_server 127.0.0.1:8080 & curl http://127.0.0.1:8080/
+#include <cotun/cotun.hpp>
 
-namespace {
+#include <csignal>
+#include <cstdio>
+#include <map>
+#include <string>
 
+using namespace std::chrono_literals;
 const std::map<std::string, std::string, std::less<>> pages{{"/", "It works.\n"}, {"/about", "Served by cotun.\n"}};
 
 std::string response(const std::string& status, const std::string& body) {
@@ -26,7 +28,7 @@ std::string answer_to(std::string_view head) {
 cotun::task<> serve(cotun::tcp_stream client) {
     for (bool more = true; more;) {
         // Ends the connection when the client does, is silent for too long, or sends too much: by an exception.
-        std::string head = co_await cotun::with_timeout(client.read_until("\r\n\r\n", 8192), std::chrono::seconds(30));
+        std::string head = co_await cotun::with_timeout(client.read_until("\r\n\r\n", 8192), 30s);
         std::string answer = answer_to(head);
         co_await client.write(answer);
         const auto has = [&head](const char* text) { return head.find(text) != head.npos; };
@@ -38,22 +40,19 @@ cotun::task<> serve(cotun::tcp_stream client) {
 cotun::task<> serve_quietly(cotun::tcp_stream client) { co_await cotun::as_result(serve(std::move(client))); }
 
 cotun::task<> serve_all(cotun::reactor& io, cotun::tcp_listener& listener) {
-    cotun::scope clients(io);
-    for (;;) {
+    for (cotun::scope clients(io);;) {
         co_await clients.room();
         cotun::tcp_stream client = co_await listener.accept();
         clients.spawn(serve_quietly(std::move(client)));
     }
 }
 
-void serve_pages(int argc, char** argv) {
-    const example::arguments args(argc, argv, "usage: http_server --local ADDR:PORT\n");
+int main(int argc, char** argv) try {
     cotun::reactor io;
-    example::stop_on_signals(io);
-    cotun::tcp_listener listener = cotun::listen_tcp(io, {.local = cotun::endpoint::from_string(args.need("--local"))});
-    io.run(serve_all(io, listener));
+    cotun::tcp_listener listener =
+        cotun::listen_tcp(io, {.local = cotun::endpoint::from_string(argc == 2 ? argv[1] : "")});
+    io.run(cotun::when_any(serve_all(io, listener), io.signal(SIGINT, SIGTERM)));
+} catch (const std::exception& failure) {
+    std::fprintf(stderr, "%s\nusage: http_server ADDR:PORT\n", failure.what());
+    return 1;
 }
-
-} // namespace
-
-int main(int argc, char** argv) { return example::run(serve_pages, argc, argv); }

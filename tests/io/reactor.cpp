@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cotun/io/reactor.hpp"
 
+#include "cotun/coro/timeout.hpp"
+#include "cotun/coro/when_any.hpp"
+
 #include "reactors.hpp"
 
 #include "io/reactor_core.hpp"
@@ -41,6 +44,16 @@ TEST_CASE("reactor: run returns the value of its task, or throws its exception")
     CHECK_THROWS_AS(io->run(failing(*io, 3)), std::runtime_error);
     CHECK(io->run(answer(*io)) == 42);
     io->run(); // nothing was spawned: returns
+}
+
+TEST_CASE("reactor: run of an operation") {
+    const auto io = over_script();
+    io->run(io->yield());
+    CHECK(io->run(cotun::with_timeout(answer(*io), 1h)) == 42);
+    const auto first = io->run(cotun::when_any(answer(*io), io->sleep_for(1h)));
+    CHECK(std::get<0>(first) == 42);
+    CHECK_THROWS_AS(io->run(cotun::with_timeout(io->sleep_for(1h), 1ms)), std::system_error);
+    CHECK(io->statistics().tasks == 0);
 }
 
 TEST_CASE("reactor: spawned tasks run beside the main one, and run() waits for them all") {

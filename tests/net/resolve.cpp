@@ -83,6 +83,7 @@ TEST_CASE("resolve: a numeric address is answered at once, without a thread") {
 
 TEST_CASE("resolve: names and services of this machine, none twice") {
     const auto io = over_ring();
+    if (!std::filesystem::exists("/etc/hosts")) SKIP("no /etc/hosts");
     endpoints all = io->run(found(resolve(*io, "localhost", 51820)));
     CHECK((contains(all, "127.0.0.1:51820") || contains(all, "[::1]:51820")));
     for (std::size_t i = 0; i < all.size(); ++i) CHECK(std::count(all.begin(), all.end(), all[i]) == 1);
@@ -108,7 +109,7 @@ TEST_CASE("resolve: a thousand at a time, by few threads") {
     options.helper_threads = 2;
     reactor io(options);
     static constexpr auto one = [](reactor& r, int& n) -> task<> {
-        const endpoints all = co_await resolve(r, "localhost", 7);
+        const endpoints all = co_await resolve(r, "127.1", 7); // not one of ours: getaddrinfo(3) takes it for 127.0.0.1
         if (!all.empty()) ++n;
     };
     const auto before = threads();

@@ -18,6 +18,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <optional>
 #include <random>
 #include <string>
@@ -201,7 +202,8 @@ task<endpoint> connected_to(reactor& io, const cotun::endpoint_list& peers) {
 }
 
 task<endpoint> connected_to_name(reactor& io, std::uint16_t port) {
-    const std::vector<endpoint> found = co_await cotun::resolve(io, "localhost", port);
+    const bool has_hosts = std::filesystem::exists("/etc/hosts"); // a bare system has none
+    const std::vector<endpoint> found = co_await cotun::resolve(io, has_hosts ? "localhost" : "127.1", port);
     const tcp_stream s = co_await connect_tcp(io, found);
     co_return s.peer();
 }

@@ -21,7 +21,7 @@ TEST_CASE("the HTTP server answers curl", "[netns][http]") {
     const named_namespace where("http");
     const std::string in = "ip netns exec " + where.name() + " ";
     program server(
-        {"ip", "netns", "exec", where.name(), std::string(directory) + "/http_server", "--local", "127.0.0.1:8080"});
+        {"ip", "netns", "exec", where.name(), std::string(directory) + "/http_server", "127.0.0.1:8080"});
     const std::string curl = in + "curl -s -S -m 10 ";
     const std::string url = "http://127.0.0.1:8080";
     outcome got;

@@ -34,6 +34,7 @@
 // Kernel: Linux 5.19; its speed from 6.1 on, multishot reads of devices from 6.7 on.
 #pragma once
 
+#include <cotun/coro/awaitable.hpp>
 #include <cotun/coro/stop.hpp>
 #include <cotun/coro/task.hpp>
 #include <cotun/coro/timer.hpp>
@@ -194,6 +195,12 @@ public:
         }
     }
 
+    /// The same with an operation, as in `io.run(cotun::with_timeout(serve(io), 2s))`.
+    template <operation Operation>
+    auto run(Operation main) {
+        return run(await_it<detail::result_of<Operation>>(std::move(main)));
+    }
+
     /// Runs until every spawned task has ended, or stop().
     void run();
 
@@ -249,6 +256,10 @@ private:
     template <class T>
     static task<> keep(task<T> body, std::optional<T>& value) {
         value.emplace(co_await std::move(body));
+    }
+    template <class T, class Operation>
+    static task<T> await_it(Operation body) {
+        co_return co_await std::move(body);
     }
     void run_main(task<> main);
     void post(detail::message& m);
