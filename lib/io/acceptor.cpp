@@ -196,6 +196,7 @@ void acceptor::finish_close() noexcept {
 void acceptor::close_now() {
     begin_close();
     while (descriptor_ >= 0) core_->turn_or_end();
+    owned_.reset();
 }
 
 void acceptor::reactor_ends() {

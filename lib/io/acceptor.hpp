@@ -19,14 +19,15 @@
 #include "io/counted.hpp"
 #include "io/links.hpp"
 #include "io/reactor_core.hpp"
-#include "ring/process.hpp"
 #include "ring/requests.hpp"
 
 #include <chrono>
 #include <deque>
 #include <string>
 
+#include <memory>
 namespace cotun::detail {
+#include <utility>
 
 struct admission_kind;
 
@@ -44,8 +45,8 @@ public:
     const std::string& name() const noexcept { return name_; }
     const accept_statistics& statistics() const noexcept { return statistics_; }
     bool uses_multishot() const noexcept { return multishot_; }
-    /// Whether this is a child of the process that listens. Known also when the reactor is gone.
-    bool forked() const noexcept { return process_.forked(); }
+    /// Keeps `what` until the socket is about to be closed.
+    void owns(std::shared_ptr<void> what) noexcept { owned_ = std::move(what); }
 
     // --- for those who wait ---------------------------------------------------------------------------------------
 
@@ -79,7 +80,6 @@ private:
     void begin_close() noexcept;
     void finish_close() noexcept;
 
-    const ring::process_mark process_;
     reactor_core* core_;
     int descriptor_;
     std::string name_;
@@ -98,3 +98,4 @@ private:
 };
 
 } // namespace cotun::detail
+    std::shared_ptr<void> owned_;

@@ -48,6 +48,7 @@ void packet_port::open() {
 void packet_port::begin_close() {
     if (state_ != state::open) return;
     state_ = state::draining;
+    leaving();
     in().close();
     out().close();
     if (out().settled())

@@ -62,6 +62,8 @@ protected:
     virtual ~packet_port() { close_descriptor(); }
     /// Whether close(2) of such a descriptor may take long: then it is called on a thread of its own.
     virtual bool closes_slowly() const noexcept { return false; }
+    /// The port begins to close; its descriptor is open still.
+    virtual void leaving() noexcept {}
     /// Joins the reactor. Until it returns, the descriptor is the caller's; then it is the port's.
     void open();
 

@@ -29,7 +29,7 @@ void connect_socket(int descriptor, std::string_view peer) {
 detail::bound_file bind_socket(int descriptor, const unix_datagram_options& options) {
     constexpr const char* who = "open_unix_datagram";
     if (options.local.empty()) return {};
-    if (options.local.view() != "@") return detail::bind_unix(descriptor, SOCK_DGRAM, options.local, options.mode, who);
+    if (options.local.view() != "@") return detail::bind_unix(descriptor, options.local, options.mode, who);
     sockaddr any{};
     any.sa_family = AF_UNIX;
     if (::bind(descriptor, &any, sizeof any.sa_family) != 0)
@@ -50,10 +50,8 @@ unix_datagram& unix_datagram::operator=(unix_datagram&& other) noexcept {
 }
 unix_datagram::~unix_datagram() { reset(); }
 
-// Before the socket is closed: afterwards the file may be another's.
 void unix_datagram::reset() noexcept {
     if (port_ == nullptr) return;
-    port_->remove_file();
     port_->close_now();
     std::exchange(port_, nullptr)->drop();
 }
@@ -97,10 +95,7 @@ unix_send_operation unix_datagram::send_to(packet payload, std::string_view to, 
 
 flush_operation unix_datagram::flush() noexcept { return flush_operation(port().out()); }
 
-task<> unix_datagram::close() {
-    port().remove_file();
-    return detail::packet_port::close(detail::port_reference(&port()));
-}
+task<> unix_datagram::close() { return detail::packet_port::close(detail::port_reference(&port())); }
 
 read_statistics unix_datagram::reads() const noexcept { return port().in().statistics(); }
 write_statistics unix_datagram::writes() const noexcept { return port().out().statistics(); }

@@ -47,12 +47,6 @@ unix_packet_port::unix_packet_port(reactor_core& core, int descriptor, const sha
     packet_port::open();
 }
 
-// In a child, the file is the parent's.
-void unix_packet_port::remove_file() noexcept {
-    if (is_open() && core().forked()) (void)file_.release();
-    file_.remove();
-}
-
 std::string unix_packet_port::explain(int error) const {
     switch (error) {
     case ECANCELED: return "the socket was closed by this program";

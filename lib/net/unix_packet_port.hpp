@@ -32,7 +32,6 @@ public:
 
     /// Its file is removed when the port is closed.
     void owns(bound_file file) noexcept { file_ = std::move(file); }
-    void remove_file() noexcept;
 
     std::string describe() const override { return name_; }
     std::string explain(int error) const override;
@@ -43,6 +42,7 @@ private:
     unix_packet_port(reactor_core& core, int descriptor, const shape& s, std::string name);
 
     std::string name_;
+    void leaving() noexcept override { file_.remove(); }
     bool connected_;
     bound_file file_;
     unix_inbox inbox_;

@@ -11,9 +11,9 @@
 //     co_await log.send(std::move(p), std::move(descriptors));        // std::vector<cotun::unique_fd>
 //
 // Names: a path of at most 107 bytes, or "@thing", an abstract name: it has no file, belongs to the network namespace,
-// and goes with the socket. A path's file is removed when the socket is closed, and stays if the program is killed:
-// open_unix_datagram() then takes it over if nobody is bound to it any more, and refuses it (EADDRINUSE) if somebody
-// is.
+// and goes with the socket. A path's file is removed when the socket is closed, if it is the socket's still, and stays
+// if the program is killed: open_unix_datagram() then takes it over if nobody is bound to it any more, and refuses it
+// (EADDRINUSE) if somebody is.
 //
 // Room: a receiver has a queue of so many datagrams (net.unix.max_dgram_qlen, 10 unless the system says otherwise), a
 // sender a send buffer of so many bytes. While the one or the other is full, what was accepted waits, and so do the
@@ -49,7 +49,8 @@ struct unix_datagram_options {
     option_text local{};
     /// Connects to the peer: only its datagrams are received, and send() needs no name.
     option_text peer{};
-    /// The permissions of the file, as chmod(2) has them; 0: as the process's umask leaves them.
+    /// The permissions of the file, as chmod(2) has them, from the first moment on; 0: as the process's umask leaves
+    /// them.
     unsigned mode = 0;
     /// The largest datagram to receive, bytes: chooses the size of the buffers, of which the pool must have such.
     /// Larger ones are counted as truncated and dropped.
