@@ -17,8 +17,12 @@
 
 namespace cotun::detail {
 
-unix_connector::unix_connector(reactor_core& core, int type, std::string_view name)
-    : connector(core, std::chrono::milliseconds(0)), type_(type), address_(unix_address_of(name)), name_(name) {}
+unix_connector::unix_connector(reactor_core& core, int type, std::string_view name, admission* places)
+    : connector(core, std::chrono::milliseconds(0)),
+      type_(type),
+      places_(places),
+      address_(unix_address_of(name)),
+      name_(name) {}
 
 connector::target unix_connector::next(int& descriptor) {
     if (std::exchange(tried_, true)) return {};
@@ -43,13 +47,13 @@ unix_peer unix_peer_of(int descriptor) noexcept {
 }
 
 unix_listening::unix_listening(reactor& io, int type, std::string_view name, unsigned backlog, unsigned mode,
-                               const char* who) {
+                               const char* who, admission* places) {
     if (backlog < 1) fail(EINVAL, fmt::format("{}: backlog is 0; it must be 1 or more", who));
     unique_fd made = make_unix_socket(type);
     auto file = std::make_shared<bound_file>(bind_unix(made.get(), name, mode, who));
     if (::listen(made.get(), static_cast<int>(std::min(backlog, 1U << 30))) != 0)
         fail(errno, fmt::format("{}: \"{}\": listen was refused", who, name));
-    acceptor_ = new acceptor(io.core(), made.get(), fmt::format("Unix socket \"{}\"", name));
+    acceptor_ = new acceptor(io.core(), made.get(), fmt::format("Unix socket \"{}\"", name), places);
     (void)made.release(); // the acceptor's
     acceptor_->hold();
     acceptor_->owns(std::move(file));

@@ -33,6 +33,7 @@ namespace cotun {
 
 namespace detail {
 
+class admission;
 class unix_port;
 
 /// What listeners of streams and of seqpackets have in common.
@@ -42,8 +43,9 @@ public:
     accept_statistics statistics() const noexcept;
 
 protected:
-    /// Listens. `who`: what errors begin with.
-    unix_listening(reactor& io, int type, std::string_view name, unsigned backlog, unsigned mode, const char* who);
+    /// Listens. `who`: what errors begin with; `places`: of which a connection takes one, nullptr: streams'.
+    unix_listening(reactor& io, int type, std::string_view name, unsigned backlog, unsigned mode, const char* who,
+                   admission* places = nullptr);
     unix_listening(unix_listening&& other) noexcept : acceptor_(std::exchange(other.acceptor_, nullptr)) {}
     unix_listening& operator=(unix_listening&& other) noexcept;
     ~unix_listening() { reset(); }

@@ -22,8 +22,9 @@
 // connection: what it had sent is read first, then receive() throws ECONNRESET, unless a send was told of it before.
 //
 // Bounds: a connection takes a reader's share of the reactor's packet buffers, as a device does: for dozens of
-// connections, not for thousands. 128 records received and not read, 128 accepted and not sent; records behind a full
-// send buffer wait. Lifetime, thread: as device (tun/device.hpp).
+// connections, not for thousands. Where there is no share left (pool_options, reactor_options::requests), connections
+// wait to be accepted until a reader has gone, and connecting is refused (ENOBUFS). 128 records received and not read,
+// 128 accepted and not sent; records behind a full send buffer wait. Lifetime, thread: as device (tun/device.hpp).
 // Errors: std::system_error. Once the peer is gone, sending fails with EPIPE, as flush() and the next write tell.
 // Kernel: Linux 5.19; multishot receiving from 6.0 on. unix(7).
 #pragma once
