@@ -81,7 +81,8 @@ write_packets_operation unix_datagram::send_packets(packet_batch payloads) noexc
 }
 
 unix_send_operation unix_datagram::send(packet payload, std::vector<unique_fd> descriptors) {
-    return {port().out(), std::move(payload), port().out().attach({}, std::move(descriptors))};
+    detail::unix_attachment* const attached = port().out().attach(payload, {}, std::move(descriptors));
+    return {port().out(), std::move(payload), attached};
 }
 
 unix_send_operation unix_datagram::send_to(packet payload, std::string_view to) {
@@ -90,7 +91,8 @@ unix_send_operation unix_datagram::send_to(packet payload, std::string_view to) 
 
 unix_send_operation unix_datagram::send_to(packet payload, std::string_view to, std::vector<unique_fd> descriptors) {
     if (to.empty()) (void)detail::unix_address_of(to); // throws
-    return {port().out(), std::move(payload), port().out().attach(to, std::move(descriptors))};
+    detail::unix_attachment* const attached = port().out().attach(payload, to, std::move(descriptors));
+    return {port().out(), std::move(payload), attached};
 }
 
 flush_operation unix_datagram::flush() noexcept { return flush_operation(port().out()); }

@@ -64,7 +64,8 @@ write_packets_operation unix_seqpacket::send_packets(packet_batch records) noexc
 }
 
 unix_send_operation unix_seqpacket::send(packet record, std::vector<unique_fd> descriptors) {
-    return {port().out(), std::move(record), port().out().attach({}, std::move(descriptors))};
+    detail::unix_attachment* const attached = port().out().attach(record, {}, std::move(descriptors));
+    return {port().out(), std::move(record), attached};
 }
 
 flush_operation unix_seqpacket::flush() noexcept { return flush_operation(port().out()); }

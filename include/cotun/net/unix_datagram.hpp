@@ -88,7 +88,8 @@ public:
     /// Sends to the connected peer. Without one the datagram fails (ENOTCONN), as flush() tells.
     write_packet_operation send(packet payload) noexcept;
     write_packets_operation send_packets(packet_batch payloads) noexcept;
-    /// With descriptors, at most 253; throws std::errc::invalid_argument for more, and for an empty one.
+    /// With descriptors, at most 253; throws std::errc::invalid_argument for more, for an empty one, and for an empty
+    /// packet handle, which nothing goes with (a message of no bytes is co_await io.allocate(0)).
     unix_send_operation send(packet payload, std::vector<unique_fd> descriptors);
     /// Sends to `to`, connected or not. Throws std::errc::filename_too_long and std::errc::invalid_argument.
     unix_send_operation send_to(packet payload, std::string_view to);

@@ -81,7 +81,8 @@ public:
     /// Sends one record, which may be empty.
     write_packet_operation send(packet record) noexcept;
     write_packets_operation send_packets(packet_batch records) noexcept;
-    /// With descriptors, at most 253; throws std::errc::invalid_argument for more, and for an empty one.
+    /// With descriptors, at most 253; throws std::errc::invalid_argument for more, for an empty one, and for an empty
+    /// packet handle, which nothing goes with (a message of no bytes is co_await io.allocate(0)).
     unix_send_operation send(packet record, std::vector<unique_fd> descriptors);
 
     /// Waits until all that was accepted so far is in the peer's queue, and throws the first failure since the last
