@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // unix_datagram: datagrams between programs of one machine, named by a path or by an abstract name. None is lost on its
-// way, and none overtakes another.
+// way while both ends stay as they are (see connect()), and none overtakes another.
 //
 //     cotun::unix_datagram server = cotun::open_unix_datagram(io, {.local = "/run/thing.sock"});
 //     cotun::unix_message m = co_await server.receive();
@@ -58,7 +58,8 @@ struct unix_datagram_options {
     /// The most descriptors that a datagram may bring, 0 to 253. With more, or where this program has no room for them
     /// (`ulimit -n`), it is counted as truncated and dropped. 0: they are not taken.
     unsigned descriptors = 0;
-    /// The kernel's send buffer, bytes (SO_SNDBUF, which bounds the size of a datagram too); 0: as it is.
+    /// The kernel's send buffer, bytes (SO_SNDBUF, which bounds the size of a datagram too); 0: as it is. There is no
+    /// receive_buffer: what is on its way is charged to the sender, and SO_RCVBUF has no effect (unix(7)).
     unsigned send_buffer = 0;
     /// Forces one way of receiving.
     read_mode read = read_mode::automatic;
@@ -73,7 +74,9 @@ public:
 
     /// The name that it is bound to; empty: none.
     std::string local() const;
-    /// Connects, or connects to another peer. Datagrams that were accepted before may go to either.
+    /// Connects, or connects to another peer. Datagrams that were accepted before may go to either. One that was
+    /// connected already loses what it was sent and the reactor has not taken from the kernel yet: the kernel drops it,
+    /// and tells (ECONNRESET) the old peer if that is connected to this one. Where it matters, open another socket.
     void connect(std::string_view peer);
     bool uses_multishot() const noexcept;
     /// For getsockopt(2) and setsockopt(2) of what cotun has no options for; -1 once it is closed. It stays the
@@ -82,7 +85,7 @@ public:
 
     /// Yields the next datagram.
     unix_receive_operation receive() noexcept;
-    /// Yields the payloads of all that have come, 1 to 64.
+    /// Yields the payloads of all that have come, 1 to 64. They do not tell who sent them: receive() does.
     unix_receive_packets_operation receive_packets() noexcept;
 
     /// Sends to the connected peer. Without one the datagram fails (ENOTCONN), as flush() tells.

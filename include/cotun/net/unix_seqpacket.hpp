@@ -51,7 +51,8 @@ struct unix_seqpacket_options {
     /// The most descriptors that a record may bring, 0 to 253. With more, or where this program has no room for them
     /// (`ulimit -n`), it is counted as truncated and dropped. 0: they are not taken.
     unsigned descriptors = 0;
-    /// The kernel's send buffer, bytes (SO_SNDBUF, which bounds the size of a record too); 0: as it is.
+    /// The kernel's send buffer, bytes (SO_SNDBUF, which bounds the size of a record too); 0: as it is. There is no
+    /// receive_buffer: what is on its way is charged to the sender, and SO_RCVBUF has no effect (unix(7)).
     unsigned send_buffer = 0;
     /// Forces one way of receiving.
     read_mode read = read_mode::automatic;
