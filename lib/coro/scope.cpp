@@ -67,6 +67,9 @@ scope::scope(detail::scheduler& loop, const scope_options& options) : loop_(&loo
 
 scope::~scope() {
     while (!bodies_.empty()) bodies_.front().coroutine.destroy();
+    while (!visits_.empty()) static_cast<detail::scope_visit&>(visits_.pop_front()).of = nullptr;
+    while (!joiners_.empty()) loop_->make_ready(joiners_.pop_front());
+    while (!awaiting_room_.empty()) static_cast<room_operation&>(awaiting_room_.front()).wake();
 }
 
 void scope::spawn(task<> work) {
@@ -102,32 +105,43 @@ bool join_operation::suspend(std::coroutine_handle<> who, const detail::await_co
         link_.on_stop();
     else if (context.stop != nullptr)
         link_.link(*context.stop);
-    if (of_->size() == 0) return false;
+    scope& of = *visit_.of;
+    if (of.size() == 0) return false;
     coroutine = who;
-    of_->joiners_.push_back(*this);
+    of.joiners_.push_back(*this);
+    of.visits_.push_back(visit_);
     return true;
 }
 
 void join_operation::hand_on::on_stop() noexcept {
     of.stopped_ = true;
-    of.of_->request_stop();
+    if (of.visit_.of != nullptr) of.visit_.of->request_stop();
 }
 
 void join_operation::await_resume() {
-    if (of_->failure_) std::rethrow_exception(std::exchange(of_->failure_, nullptr));
+    if (visit_.of == nullptr) fail(ECANCELED, "scope: it was destroyed while a task waited for its end");
+    if (visit_.of->failure_) std::rethrow_exception(std::exchange(visit_.of->failure_, nullptr));
     if (stopped_) detail::throw_stopped();
 }
 
 room_operation::~room_operation() {
-    if (told_) of_->tell_of_room();
+    if (told_ && visit_.of != nullptr) visit_.of->tell_of_room();
 }
 
-bool room_operation::await_ready() const noexcept { return of_->count_ < of_->most_; }
+bool room_operation::await_ready() const noexcept { return visit_.of->count_ < visit_.of->most_; }
 
 bool room_operation::suspend(std::coroutine_handle<> who, const detail::await_context& context) {
-    if (!start_waiting(who, *of_->loop_, context.stop)) return false;
-    of_->awaiting_room_.push_back(*this);
+    scope& of = *visit_.of;
+    if (!start_waiting(who, *of.loop_, context.stop)) return false;
+    of.awaiting_room_.push_back(*this);
+    of.visits_.push_back(visit_);
     return true;
+}
+
+void room_operation::await_resume() {
+    told_ = false;
+    throw_if_stopped();
+    if (visit_.of == nullptr) fail(ECANCELED, "scope: it was destroyed while a task waited for room in it");
 }
 
 } // namespace cotun

@@ -31,6 +31,7 @@ acceptor::~acceptor() {
 // --- those who wait ------------------------------------------------------------------------------------------------
 
 bool acceptor::try_take(accept_waiter& w) noexcept {
+    if (core_ != nullptr) core_->check_thread("accept()");
     if (failure_ != 0 || closing_) {
         w.failure_ = closing_ ? ECANCELED : failure_;
         return true;
@@ -195,6 +196,7 @@ void acceptor::ended(int error) {
 
 void acceptor::begin_close() noexcept {
     if (std::exchange(closing_, true)) return;
+    core_->check_thread("close()");
     core_->disarm(*this);
     owned_.reset();
     fail(ECANCELED);

@@ -138,7 +138,7 @@ size_class packet_pool::class_for(std::size_t size) const {
                      size, payload(small_packets), classes_[large_packets].count ? payload(large_packets) : 0));
 }
 
-void release(packet_slot* slot) noexcept { slot->pool->give(slot); }
+void release(packet_slot* slot) noexcept { slot->pool->give_back(slot); }
 
 } // namespace cotun::detail
 

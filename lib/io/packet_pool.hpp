@@ -46,6 +46,8 @@ public:
     class listener {
     public:
         virtual void on_buffer_returned(size_class) noexcept = 0;
+        /// In builds without NDEBUG, ends the program if this is not the reactor's thread.
+        virtual void check_thread(const char* what) const noexcept = 0;
 
     protected:
         ~listener() = default;
@@ -67,6 +69,11 @@ public:
         slot.ancillary = ancillary_state::none;
     }
     void give(packet_slot* slot) noexcept;
+    /// From a packet's owner.
+    void give_back(packet_slot* slot) noexcept {
+        if (!abandoned_ && listener_ != nullptr) listener_->check_thread("letting go of a packet");
+        give(slot);
+    }
     static packet lease(packet_slot* slot) noexcept { return packet(slot); }
     /// Takes the buffer out of a packet.
     static packet_slot* unwrap(packet&& p) noexcept { return std::exchange(p.slot_, nullptr); }

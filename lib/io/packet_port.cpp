@@ -45,8 +45,11 @@ void packet_port::open() {
     state_ = state::open;
 }
 
+void packet_port::check_thread_of_core(const char* what) const noexcept { core_->check_thread(what); }
+
 void packet_port::begin_close() {
     if (state_ != state::open) return;
+    core_->check_thread("close()");
     state_ = state::draining;
     leaving();
     in().close();

@@ -40,6 +40,13 @@ public:
     virtual outbox& out() noexcept = 0;
 
     reactor_core& core() noexcept { return *core_; }
+    /// In builds without NDEBUG, ends the program if the reactor runs on another thread. Closed, the port may be
+    /// without a reactor.
+    void check_thread([[maybe_unused]] const char* what) const noexcept {
+#ifndef NDEBUG
+        if (is_open()) check_thread_of_core(what);
+#endif
+    }
     ring::file file() const noexcept { return file_; }
     int descriptor() const noexcept { return descriptor_; }
     bool is_open() const noexcept { return state_ == state::open; }
@@ -75,6 +82,7 @@ private:
     void begin_cancel();
     void close_elsewhere();
     void close_descriptor() noexcept;
+    void check_thread_of_core(const char* what) const noexcept;
     void wake_closers() noexcept;
 
     reactor_core* core_;

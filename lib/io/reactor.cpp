@@ -75,7 +75,6 @@ bool allocate_operation::await_ready() {
 }
 
 bool allocate_operation::suspend(std::coroutine_handle<> who, const detail::await_context& context) {
-    core_->check_thread("allocate()");
     if (!start_waiting(who, *core_, context.stop)) return false;
     core_->await_buffer(*this, core_->pool().class_for(size_));
     return true;

@@ -499,6 +499,7 @@ void reactor_core::on_buffer_returned(size_class c) noexcept {
 }
 
 packet reactor_core::try_allocate(std::size_t size) {
+    check_thread("allocate()");
     packet_slot* slot = pool_->take(pool_->class_for(size));
     if (slot == nullptr) return {};
     pool_->start(*slot, size);

@@ -185,6 +185,9 @@ public:
     /// The same, with a wake-up of its own: safe in a signal handler.
     void deliver_at_once(message& m) noexcept;
 
+    /// What this thread's reactor has promised to wake is woken now: the thread is about to block.
+    static void wake_before_blocking() noexcept;
+
     // --- for reactor_group ----------------------------------------------------------------------------------------
 
     /// Before it first runs: tells `watch` of its tasks, whose waits `stop` stops. Both must outlive it.

@@ -277,6 +277,7 @@ void group_core::leave() noexcept {
     leaving_.store(true);
     stop_all();
     enter_phase(phase::leaving);
+    reactor_core::wake_before_blocking();
     for (const std::unique_ptr<member>& m : members_)
         if (m->thread.joinable()) m->thread.join();
 }
@@ -287,6 +288,7 @@ void group_core::join() {
         if (m->thread.get_id() == std::this_thread::get_id())
             fail(EDEADLK, "reactor_group: join() on a thread of the group's, which it would wait for");
     if (!joined_.exchange(true)) end();
+    reactor_core::wake_before_blocking();
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return ended_ == members_.size(); });
     if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));

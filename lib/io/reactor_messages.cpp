@@ -66,6 +66,10 @@ void reactor_core::wake_at_once() noexcept {
     to_wake_.clear();
 }
 
+void reactor_core::wake_before_blocking() noexcept {
+    if (reactor_core* const here = running_here()) here->wake_at_once();
+}
+
 void reactor_core::stop() noexcept {
     if (forked()) return;
     stop_.store(true);

@@ -14,10 +14,12 @@ void read_waiter::leave() noexcept {
     from_->port().drop();
 }
 
-bool read_waiter::await_ready() const noexcept { return from_->can_take(); }
+bool read_waiter::await_ready() const noexcept {
+    from_->port().check_thread("a read");
+    return from_->can_take();
+}
 
 bool read_waiter::suspend(std::coroutine_handle<> who, const await_context& context) {
-    from_->port().core().check_thread("a read");
     if (!start_waiting(who, from_->port().core(), context.stop)) return false;
     holds_port_ = true;
     from_->port().hold();

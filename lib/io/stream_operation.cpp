@@ -19,6 +19,7 @@ namespace detail {
 stream_reader& stream_read_waiter::reader() const noexcept { return from_->reader(); }
 
 bool stream_read_waiter::await_ready() {
+    from_->check_thread("a read");
     stream_reader& r = reader();
     if (r.is_closed()) {
         failure_ = ECANCELED;
@@ -146,6 +147,7 @@ stream_write_operation::stream_write_operation(detail::stream_port& to, packet&&
 }
 
 bool stream_write_operation::await_ready() {
+    to_->check_thread("a write");
     detail::stream_writer& writer = to_->writer();
     failure_ = writer.refusal();
     if (failure_ != 0 || bytes_.empty()) return true;
@@ -197,6 +199,7 @@ stream_flush_operation::~stream_flush_operation() {
 }
 
 bool stream_flush_operation::await_ready() noexcept {
+    of_->check_thread("flush()");
     until_ = of_->writer().accepted();
     return of_->writer().sent(until_);
 }

@@ -44,6 +44,7 @@ void stream_port::schedule() noexcept {
 
 void stream_port::begin_close() {
     if (state_ != state::open) return;
+    core_->check_thread("close()");
     state_ = state::draining;
     reader_.close();
     writer_.close();

@@ -35,6 +35,11 @@ public:
     [[noreturn]] void throw_failure(int error, const char* doing) const;
 
     reactor_core& core() noexcept { return *core_; }
+    /// In builds without NDEBUG, ends the program if the reactor runs on another thread. Closed, the port may be
+    /// without a reactor.
+    void check_thread(const char* what) const noexcept {
+        if (is_open()) core_->check_thread(what);
+    }
     stream_hub& hub() noexcept { return *hub_; }
     stream_reader& reader() noexcept { return reader_; }
     stream_writer& writer() noexcept { return writer_; }

@@ -16,6 +16,7 @@ void write_waiter::leave() noexcept {
 }
 
 bool write_waiter::await_ready() {
+    into_->port().check_thread("a write");
     failure_ = into_->failure();
     if (failure_ == 0) failure_ = into_->refusal();
     if (failure_ != 0) return true;
@@ -23,7 +24,6 @@ bool write_waiter::await_ready() {
 }
 
 bool write_waiter::suspend(std::coroutine_handle<> who, const await_context& context) {
-    into_->port().core().check_thread("a write");
     if (!start_waiting(who, into_->port().core(), context.stop)) return false;
     holds_port_ = true;
     into_->port().hold();
@@ -44,7 +44,7 @@ flush_waiter::~flush_waiter() {
 bool flush_waiter::await_ready() const noexcept { return of_->written(until_); }
 
 bool flush_waiter::suspend(std::coroutine_handle<> who, const await_context& context) {
-    of_->port().core().check_thread("flush()");
+    of_->port().check_thread("flush()");
     if (!start_waiting(who, of_->port().core(), context.stop)) return false;
     holds_port_ = true;
     of_->port().hold();

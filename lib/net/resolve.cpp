@@ -196,7 +196,8 @@ resolve_operation::resolve_operation(resolve_operation&& other) noexcept
     : stoppable_wait(std::move(other)),
       core_(other.core_),
       lookup_(std::move(other.lookup_)),
-      found_(std::move(other.found_)) {}
+      found_(std::move(other.found_)),
+      refusal_(std::move(other.refusal_)) {}
 
 resolve_operation::~resolve_operation() {
     if (lookup_) lookup_->abandon(*core_);
@@ -214,6 +215,7 @@ void resolve_operation::give_up() noexcept { lookup_->abandon(*core_); }
 
 std::vector<endpoint> resolve_operation::await_resume() {
     throw_if_stopped();
+    if (refusal_) std::rethrow_exception(refusal_);
     return lookup_ ? lookup_->result() : std::move(found_);
 }
 
@@ -223,13 +225,17 @@ resolve_operation resolve(reactor& io, std::string_view host, std::uint16_t port
 
 resolve_operation resolve(reactor& io, std::string_view host, std::string_view service,
                           const resolve_options& options) {
-    check("host", host);
-    check("service", service);
-    const std::optional<std::uint16_t> port = parse_port(service);
-    const std::optional<endpoint> numeric = port ? parse_address(host, *port) : std::nullopt;
-    const bool fits = numeric && (options.family == ip_family::any ||
-                                  numeric->address().is_v6() == (options.family == ip_family::v6));
-    if (fits) return {io.core(), std::vector<endpoint>{*numeric}};
+    try {
+        check("host", host);
+        check("service", service);
+        const std::optional<std::uint16_t> port = parse_port(service);
+        const std::optional<endpoint> numeric = port ? parse_address(host, *port) : std::nullopt;
+        const bool fits = numeric && (options.family == ip_family::any ||
+                                      numeric->address().is_v6() == (options.family == ip_family::v6));
+        if (fits) return {io.core(), std::vector<endpoint>{*numeric}};
+    } catch (const std::system_error&) {
+        return {io.core(), std::current_exception()};
+    }
     return {io.core(), std::make_shared<detail::lookup>(host, service, options.family)};
 }
 

@@ -9,6 +9,7 @@
 #include <cotun/coro/with_stop.hpp>
 
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 
 #include <chrono>
 #include <memory>
@@ -638,6 +639,68 @@ TEST_CASE("scope: its bound, with and without waiting", "[coro]") {
     }
     CHECK_THROWS_AS(small.spawn(task<>()), std::system_error);
     CHECK_THROWS_AS(scope(s.loop, scope_options{.tasks = 0}), std::system_error);
+}
+
+namespace {
+
+task<> join_it(scope& of, std::vector<std::string>& log) {
+    try {
+        co_await of.join();
+        log.emplace_back("joined");
+    } catch (const std::system_error& e) {
+        log.emplace_back(e.code() == std::errc::operation_canceled ? "no scope" : "failed");
+    }
+}
+
+task<> room_in_it(scope& of, std::vector<std::string>& log) {
+    try {
+        co_await of.room();
+        log.emplace_back("room");
+    } catch (const std::system_error& e) {
+        log.emplace_back(e.code() == std::errc::operation_canceled ? "no scope" : "failed");
+    }
+}
+
+} // namespace
+
+TEST_CASE("scope: destroyed while others wait for it, which are told", "[coro]") {
+    // When: as they wait; when what they wait for has happened, before they resume; and as they are asked to stop.
+    const int moment = GENERATE(0, 1, 2, 3);
+    CAPTURE(moment);
+    stand s;
+    scope outer(s.loop);
+    auto inner = std::make_unique<scope>(s.loop, scope_options{.tasks = 1});
+    inner->spawn(logged(s.a, s.log, "1"));
+    outer.spawn(join_it(*inner, s.log));
+    outer.spawn(room_in_it(*inner, s.log));
+    outer.spawn(room_in_it(*inner, s.log));
+    s.loop.settle();
+    CHECK(s.log.empty());
+    if (moment == 1) {
+        s.a.give(7);
+        while (s.log.empty()) s.loop.pass();
+    }
+    if (moment == 2) outer.request_stop();
+    inner.reset();
+    if (moment == 3) outer.request_stop();
+    s.loop.settle();
+    CHECK(outer.size() == 0);
+    if (moment == 1) s.log.erase(s.log.begin());
+    CHECK(s.log == std::vector<std::string>(3, "no scope"));
+}
+
+TEST_CASE("scope: those that wait for it may go first, or with it", "[coro]") {
+    stand s;
+    scope inner(s.loop, {.tasks = 1});
+    inner.spawn(logged(s.a, s.log, "1"));
+    {
+        const held_task joins = hold(join_it(inner, s.log));
+        const held_task waits = hold(room_in_it(inner, s.log));
+        s.loop.settle();
+    }
+    s.a.give(7);
+    s.loop.settle();
+    CHECK(s.log == std::vector<std::string>{"1 7"});
 }
 
 namespace {

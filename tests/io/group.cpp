@@ -492,6 +492,8 @@ TEST_CASE("group: within a group's task, and beside a reactor that the thread ru
     struct nested {
         static task<> run(reactor& io, std::atomic<int>& n) {
             reactor_group inner({.reactors = 2});
+            // They sleep by now, and the wake-ups that this reactor promises go out although it does not go on.
+            std::this_thread::sleep_for(20ms);
             for (std::size_t k = 0; k < 2; ++k) inner.spawn_on(k, count_up, std::ref(n));
             inner.run(); // blocks this thread, and no other
             co_await io.yield();

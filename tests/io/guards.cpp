@@ -399,9 +399,29 @@ TEST_CASE("fork: work that a thread does for the parent is not waited for in the
 
 namespace {
 
-cotun::event* an_event = nullptr;
+// What belongs to a reactor, to be used beside it.
+struct belongings {
+    explicit belongings(reactor& r)
+        : packet(r.try_allocate(64)),
+          socket(cotun::open_udp(r, {.local = cotun::endpoint::from_string("127.0.0.1:0")})),
+          listener(cotun::listen_tcp(r, {.local = cotun::endpoint::from_string("127.0.0.1:0")})) {
+        r.run(connect_into(r, listener.local(), stream));
+    }
+
+    cotun::event event;
+    cotun::packet packet;
+    std::optional<cotun::udp_socket> socket;
+    cotun::tcp_listener listener;
+    std::optional<cotun::tcp_stream> stream;
+};
 
 task<> until_set(cotun::event& e) { co_await e.wait(); }
+task<> receive_one(cotun::udp_socket& s) { (void)co_await s.receive(); }
+task<> send_one(cotun::udp_socket& s, cotun::packet p) { co_await s.send(std::move(p)); }
+task<> accept_one(cotun::tcp_listener& l) { (void)co_await l.accept(); }
+task<> read_none(cotun::tcp_stream& s) { co_await s.read({}); }
+task<> write_none(cotun::tcp_stream& s) { co_await s.write(""); }
+task<> flush(cotun::tcp_stream& s) { co_await s.flush(); }
 
 } // namespace
 
@@ -412,25 +432,36 @@ TEST_CASE("wrong thread: named, with both threads, in builds without NDEBUG") {
     if (const auto why = ring_refused()) SKIP(*why);
     struct use {
         const char* named;
-        std::function<void(reactor&)> misuse;
+        std::function<void(reactor&, belongings&)> misuse;
     };
     const std::vector<use> uses{
-        {"spawn()", [](reactor& r) { r.spawn(sleep(r, 1ms)); }},
-        {"a timer", [](reactor& r) { (void)hold(sleep(r, 1h)); }},
-        {"a request", [](reactor& r) { (void)hold(until_readable(r, 0, *new int(0))); }},
+        {"spawn()", [](reactor& r, belongings&) { r.spawn(sleep(r, 1ms)); }},
+        {"a timer", [](reactor& r, belongings&) { (void)hold(sleep(r, 1h)); }},
+        {"a request", [](reactor& r, belongings&) { (void)hold(until_readable(r, 0, *new int(0))); }},
         {"resolve()",
-         [](reactor& r) {
+         [](reactor& r, belongings&) {
              static constexpr auto body = [](reactor& io) -> task<> {
                  (void)co_await cotun::resolve(io, "localhost", 1);
              };
              (void)hold(body(r));
          }},
         {"spawn() into a scope",
-         [](reactor& r) {
+         [](reactor& r, belongings&) {
              cotun::scope tasks(r);
              tasks.spawn(sleep(r, 1ms));
          }},
-        {"waking a task", [](reactor&) { an_event->set(); }},
+        {"waking a task", [](reactor&, belongings& b) { b.event.set(); }},
+        // What would be done without waiting, too.
+        {"allocate()", [](reactor& r, belongings&) { (void)r.try_allocate(64); }},
+        {"letting go of a packet", [](reactor&, belongings& b) { b.packet.reset(); }},
+        {"a read", [](reactor&, belongings& b) { (void)hold(receive_one(*b.socket)); }},
+        {"a write", [](reactor&, belongings& b) { (void)hold(send_one(*b.socket, std::move(b.packet))); }},
+        {"close()", [](reactor&, belongings& b) { b.socket.reset(); }},
+        {"accept()", [](reactor&, belongings& b) { (void)hold(accept_one(b.listener)); }},
+        {"a read", [](reactor&, belongings& b) { (void)hold(read_none(*b.stream)); }},
+        {"a write", [](reactor&, belongings& b) { (void)hold(write_none(*b.stream)); }},
+        {"flush()", [](reactor&, belongings& b) { (void)hold(flush(*b.stream)); }},
+        {"close()", [](reactor&, belongings& b) { b.stream.reset(); }},
     };
     for (const use& u : uses) {
         CAPTURE(u.named);
@@ -441,13 +472,12 @@ TEST_CASE("wrong thread: named, with both threads, in builds without NDEBUG") {
                 flag = true;
                 co_await r.sleep_for(1h);
             };
-            cotun::event happens;
-            an_event = &happens;
-            io.spawn(until_set(happens));
+            belongings b(io);
+            io.spawn(until_set(b.event));
             std::thread other([&] {
                 pthread_setname_np(pthread_self(), "stranger");
                 while (!runs) std::this_thread::sleep_for(1ms);
-                u.misuse(io);
+                u.misuse(io, b);
                 _exit(0); // nobody noticed
             });
             pthread_setname_np(pthread_self(), "the-loop");

@@ -352,17 +352,14 @@ private:
 } // namespace
 
 TEST_CASE("soak: no byte of a stream is lost, doubled or out of order, and nothing stalls", "[soak]") {
-    const std::uint64_t first = seed();
-    std::fprintf(stderr, "COTUN_SEED=%llu\n", static_cast<unsigned long long>(first));
-    const auto rounds = static_cast<unsigned>(std::getenv("COTUN_SEED") != nullptr ? 1 : scaled(20));
     const unsigned steps = sanitized ? 5'000 : 50'000;
     std::uint64_t total = 0;
-    for (unsigned i = 0; i < rounds; ++i) {
-        INFO("COTUN_SEED=" << first + i);
-        stream_soak s(first + i);
+    const unsigned rounds = with_seeds(static_cast<unsigned>(scaled(20)), [&](std::uint64_t seed) {
+        INFO("COTUN_SEED=" << seed);
+        stream_soak s(seed);
         for (unsigned n = 0; n < steps; ++n) s.step();
         s.finish();
         total += s.total();
-    }
+    });
     CHECK(total > std::uint64_t{rounds} * steps);
 }

@@ -218,6 +218,10 @@ TEST_CASE("tcp: addresses are tried in turn until one answers, and so are those 
     const endpoint unreachable = endpoint::from_string("203.0.113.1:80");
     CHECK(io->run(connected_to(*io, {refused, there})) == there);
     CHECK(io->run(connected_to(*io, {unreachable, refused, there, refused})) == there);
+    std::vector<endpoint> many(16, refused); // more than are tried
+    many[15] = there;
+    many.push_back(unreachable);
+    CHECK(io->run(connected_to(*io, many)) == there);
     CHECK(io->run(connected_to_name(*io, there.port())) == there); // ::1 is refused, where it comes first
     CHECK(io->statistics().requests_in_flight == 0);
 }

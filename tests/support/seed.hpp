@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <random>
 
@@ -12,6 +13,19 @@ namespace cotun::test {
 inline std::uint64_t seed() {
     const char* given = std::getenv("COTUN_SEED");
     return given != nullptr ? std::strtoull(given, nullptr, 0) : std::random_device()();
+}
+
+/// Calls `body` with `rounds` seeds, or with COTUN_SEED alone; returns how many. Each is printed before, so that it is
+/// known also where the program ends there and then.
+template <class Body>
+unsigned with_seeds(unsigned rounds, Body body) {
+    if (std::getenv("COTUN_SEED") != nullptr) rounds = 1;
+    const std::uint64_t first = seed();
+    for (unsigned i = 0; i < rounds; ++i) {
+        std::fprintf(stderr, "COTUN_SEED=%llu\n", static_cast<unsigned long long>(first + i));
+        body(first + i);
+    }
+    return rounds;
 }
 
 class dice {

@@ -15,7 +15,7 @@
 //
 // A scope that is left without join(), by an exception for example, destroys what still runs, wherever it stands:
 // operations of cotun may be destroyed while they wait. So what the tasks refer to must have been there before the
-// scope.
+// scope. Others that wait for its end, or for room, throw std::errc::operation_canceled then.
 //
 // Thread: the reactor's. A scope must not be destroyed by what runs within it.
 // Bounds: scope_options::tasks at a time. spawn() beyond throws std::errc::resource_unavailable_try_again; room()
@@ -50,13 +50,20 @@ concept loop_owner = requires(Loop& loop) {
     { loop.loop() } -> std::same_as<scheduler&>;
 };
 
+/// In the scope's list while somebody waits there, also when the wait is over and has not resumed: a scope that goes
+/// says so.
+struct scope_visit : waiter {
+    explicit scope_visit(scope* s) noexcept : of(s) {}
+    scope* of; // nullptr: it is gone
+};
+
 } // namespace detail
 
 /// co_await scope.join().
 class [[nodiscard]] join_operation : detail::waiter {
 public:
-    explicit join_operation(scope& of) noexcept : of_(&of) {}
-    join_operation(join_operation&& other) noexcept : waiter(), of_(other.of_) {} // only before it is awaited
+    explicit join_operation(scope& of) noexcept : visit_(&of) {}
+    join_operation(join_operation&& other) noexcept : waiter(), visit_(other.visit_.of) {} // only before it is awaited
 
     bool await_ready() const noexcept { return false; }
     template <class Promise>
@@ -75,7 +82,7 @@ private:
         join_operation& of;
     };
     friend class scope;
-    scope* of_;
+    detail::scope_visit visit_;
     hand_on link_{*this};
     bool stopped_ = false;
 };
@@ -83,8 +90,8 @@ private:
 /// co_await scope.room().
 class [[nodiscard]] room_operation : detail::stoppable_wait {
 public:
-    explicit room_operation(scope& of) noexcept : of_(&of) {}
-    room_operation(room_operation&& other) noexcept : stoppable_wait(std::move(other)), of_(other.of_) {}
+    explicit room_operation(scope& of) noexcept : visit_(&of) {}
+    room_operation(room_operation&& other) noexcept : stoppable_wait(std::move(other)), visit_(other.visit_.of) {}
     ~room_operation();
 
     bool await_ready() const noexcept;
@@ -93,14 +100,11 @@ public:
         return suspend(who, detail::context_of(who));
     }
     bool suspend(std::coroutine_handle<> who, const detail::await_context& context);
-    void await_resume() {
-        told_ = false;
-        throw_if_stopped();
-    }
+    void await_resume();
 
 private:
     friend class scope;
-    scope* of_;
+    detail::scope_visit visit_;
     bool told_ = false; // that there is room; whoever goes without taking it tells the next
 };
 
@@ -146,6 +150,7 @@ private:
     detail::waiter_list joiners_;
     detail::waiter_list awaiting_room_;
     detail::waiter_list bodies_;
+    detail::waiter_list visits_;
 };
 
 } // namespace cotun

@@ -25,6 +25,7 @@
 
 #include <coroutine>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <string_view>
 #include <system_error>
@@ -67,6 +68,9 @@ public:
     /// Of an address that is numeric.
     resolve_operation(detail::reactor_core& core, std::vector<endpoint> found) noexcept
         : core_(&core), found_(std::move(found)) {}
+    /// Of what cannot be looked up.
+    resolve_operation(detail::reactor_core& core, std::exception_ptr refusal) noexcept
+        : core_(&core), refusal_(std::move(refusal)) {}
     /// Only before it is awaited.
     resolve_operation(resolve_operation&& other) noexcept;
     ~resolve_operation();
@@ -86,9 +90,10 @@ private:
     detail::reactor_core* core_;
     std::shared_ptr<detail::lookup> lookup_;
     std::vector<endpoint> found_;
+    std::exception_ptr refusal_;
 };
 
-/// The lookup begins when it is awaited.
+/// The lookup begins when it is awaited, which also throws what is wrong with the host or the service.
 resolve_operation resolve(reactor& io, std::string_view host, std::uint16_t port, const resolve_options& options = {});
 /// `service`: a name of /etc/services, or a port.
 resolve_operation resolve(reactor& io, std::string_view host, std::string_view service,

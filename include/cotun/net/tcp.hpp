@@ -31,8 +31,10 @@
 #include <cotun/net/stream.hpp>
 
 #include <chrono>
+#include <concepts>
 #include <cstdint>
 #include <optional>
+#include <ranges>
 #include <type_traits>
 #include <utility>
 
@@ -88,8 +90,26 @@ struct connect_options {
 static_assert(std::is_trivially_destructible_v<listen_options>); // see io/option_values.hpp
 static_assert(std::is_trivially_destructible_v<connect_options>);
 
-/// One address, or up to 16 to be tried in turn: `endpoint`, `{endpoint, endpoint}`, or a range of them.
-using endpoint_list = option_list<endpoint, 16>;
+/// Addresses to be tried in turn, up to 16: `endpoint`, `{endpoint, endpoint}`, or a range of them, such as what
+/// resolve() yields, of which the first 16 are.
+class endpoint_list : public option_list<endpoint, 16> {
+public:
+    constexpr endpoint_list() noexcept = default;
+    template <class... Endpoints>
+    requires(sizeof...(Endpoints) > 0 && sizeof...(Endpoints) <= capacity &&
+             (std::convertible_to<const Endpoints&, endpoint> &&
+              ...)) constexpr endpoint_list(const Endpoints&... each) // NOLINT: implicit by design
+        : option_list(each...) {}
+    template <std::ranges::input_range Range>
+    requires(!std::convertible_to<const Range&, endpoint> && !std::derived_from<Range, endpoint_list> &&
+             std::convertible_to<std::ranges::range_reference_t<const Range>,
+                                 endpoint>) constexpr endpoint_list(const Range& of) { // NOLINT: implicit by design
+        for (const endpoint& each : of) {
+            if (size() == capacity) break;
+            push_back(each);
+        }
+    }
+};
 static_assert(std::is_trivially_destructible_v<endpoint_list>);
 
 class tcp_stream : public stream_socket {
