@@ -12,13 +12,14 @@
 
 namespace cotun::detail {
 
-acceptor::acceptor(reactor_core& core, int descriptor, std::string name)
+acceptor::acceptor(reactor_core& core, int descriptor, std::string name, admission* places)
     : core_(&core),
+      places_(places),
       descriptor_(descriptor),
       name_(std::move(name)),
       multishot_(core.driver().supports(ring::feature::accept_multishot)) {
     core.refuse_child("listening");
-    core.streams();
+    if (places_ == nullptr) places_ = &core.streams();
     core.add_listener();
     core.add_open(*this);
 }
@@ -35,11 +36,12 @@ bool acceptor::try_take(accept_waiter& w) noexcept {
         w.failure_ = closing_ ? ECANCELED : failure_;
         return true;
     }
-    if (!waiters_.empty() || accepted_.empty()) return false;
+    if (!waiters_.empty() || accepted_.empty() || held_back_) return false;
     try {
-        if (!core_->streams().admit()) return false;
+        if (!places_->admit()) return false;
     } catch (const std::system_error& refused) { // no memory for buffers
         w.failure_ = refused.code().value();
+        hold_back();
         return true;
     }
     w.descriptor_ = accepted_.front();
@@ -54,31 +56,49 @@ void acceptor::wait(accept_waiter& w) noexcept {
 }
 
 void acceptor::serve() noexcept {
-    while (!waiters_.empty() && !accepted_.empty()) {
+    while (!waiters_.empty() && !accepted_.empty() && !held_back_) {
         auto& w = static_cast<accept_waiter&>(waiters_.front());
         try {
-            if (!core_->streams().admit()) {
+            if (!places_->admit()) {
                 ++statistics_.admissions_awaited;
-                return core_->streams().await_admission(*this);
+                return places_->await_admission(*this);
             }
             w.descriptor_ = accepted_.front();
             accepted_.pop_front();
         } catch (const std::system_error& refused) {
             w.failure_ = refused.code().value();
+            hold_back();
         }
         core_->make_ready(w);
     }
     arm();
 }
 
-void acceptor::put_back(int descriptor) noexcept {
+void acceptor::put_back(int descriptor, bool unusable) noexcept {
     if (closing_)
         ::close(descriptor);
     else
         keep(descriptor, true);
     if (core_ == nullptr) return;
-    core_->streams().dismiss();
+    if (unusable && !closing_) hold_back();
+    places_->dismiss();
     if (!closing_) serve();
+}
+
+void acceptor::hold_back() noexcept {
+    held_back_ = true;
+    rest();
+}
+
+void acceptor::rest() noexcept {
+    pause_ = std::clamp(2 * pause_, first_pause, longest_pause);
+    core_->disarm(*this);
+    core_->arm_reserved(*this, core_->now() + pause_);
+}
+
+void acceptor::on_time() {
+    held_back_ = false;
+    serve();
 }
 
 void acceptor::left() noexcept {
@@ -169,8 +189,7 @@ void acceptor::ended(int error) {
     default: ++statistics_.failed;
     }
     if (is_final(error) || error == EINVAL) return fail(error);
-    pause_ = std::clamp(2 * pause_, first_pause, longest_pause);
-    core_->arm_reserved(*this, core_->now() + pause_);
+    rest();
 }
 
 // --- the end -------------------------------------------------------------------------------------------------------
@@ -179,6 +198,7 @@ void acceptor::begin_close() noexcept {
     if (std::exchange(closing_, true)) return;
     core_->check_thread("close()");
     core_->disarm(*this);
+    owned_.reset();
     fail(ECANCELED);
     static_cast<link<admission_kind>&>(*this).leave();
     while (!accepted_.empty()) {
@@ -232,7 +252,7 @@ task<> acceptor::close(counted<acceptor> of) {
 
 accept_waiter::~accept_waiter() {
     unlink();
-    if (descriptor_ >= 0) from_->put_back(std::exchange(descriptor_, -1));
+    if (descriptor_ >= 0) from_->put_back(std::exchange(descriptor_, -1), false);
     if (!holds_) return;
     from_->left();
     from_->drop();
@@ -254,6 +274,6 @@ int accept_waiter::take() {
     return std::exchange(descriptor_, -1);
 }
 
-void accept_waiter::put_back(int descriptor) noexcept { from_->put_back(descriptor); }
+void accept_waiter::put_back(int descriptor) noexcept { from_->put_back(descriptor, true); }
 
 } // namespace cotun::detail

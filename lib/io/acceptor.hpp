@@ -6,8 +6,9 @@
 // connections wait to be taken; then it is cancelled, and the kernel's backlog holds the others. It is armed again when
 // they have been taken. So the program holds `bound` and, at the worst, one backlog.
 //
-// Out of descriptors or memory, accepting pauses, longer each time, and goes on; other failures are a connection's own,
-// which ended before it was accepted, and do not matter to the next.
+// Out of descriptors or memory, accepting pauses, longer each time, and goes on; so does giving out, when a connection
+// was, and could not be made use of: a program that goes on at once does not turn in circles. Other failures are a
+// connection's own, which ended before it was accepted, and do not matter to the next.
 #pragma once
 
 #include <cotun/coro/task.hpp>
@@ -16,15 +17,17 @@
 #include <cotun/io/accept_operation.hpp>
 #include <cotun/io/statistics.hpp>
 
+#include "io/admission.hpp"
 #include "io/counted.hpp"
 #include "io/links.hpp"
 #include "io/reactor_core.hpp"
-#include "ring/process.hpp"
 #include "ring/requests.hpp"
 
 #include <chrono>
 #include <deque>
+#include <memory>
 #include <string>
+#include <utility>
 
 namespace cotun::detail {
 
@@ -36,22 +39,23 @@ public:
     static constexpr std::chrono::milliseconds first_pause{10};
     static constexpr std::chrono::milliseconds longest_pause{1000};
 
-    /// Takes the descriptor. `name`: what errors call it.
-    acceptor(reactor_core& core, int descriptor, std::string name);
+    /// Takes the descriptor. `name`: what errors call it. `places`: what connections take one of; nullptr: streams'.
+    acceptor(reactor_core& core, int descriptor, std::string name, admission* places = nullptr);
 
     reactor_core& core() noexcept { return *core_; }
     int descriptor() const noexcept { return descriptor_; }
     const std::string& name() const noexcept { return name_; }
     const accept_statistics& statistics() const noexcept { return statistics_; }
     bool uses_multishot() const noexcept { return multishot_; }
-    /// Whether this is a child of the process that listens. Known also when the reactor is gone.
-    bool forked() const noexcept { return process_.forked(); }
+    /// Keeps `what` until the socket is about to be closed.
+    void owns(std::shared_ptr<void> what) noexcept { owned_ = std::move(what); }
 
     // --- for those who wait ---------------------------------------------------------------------------------------
 
     bool try_take(accept_waiter& w) noexcept;
     void wait(accept_waiter& w) noexcept;
-    void put_back(int descriptor) noexcept;
+    /// `unusable`: nothing could be made of it for now.
+    void put_back(int descriptor, bool unusable) noexcept;
     /// One of those who waited is gone.
     void left() noexcept;
     [[noreturn]] void throw_failure(int error) const;
@@ -70,7 +74,9 @@ public:
 
 private:
     ~acceptor();
-    void on_time() override { arm(); }
+    void on_time() override;
+    void rest() noexcept;
+    void hold_back() noexcept;
     void arm() noexcept;
     void cancel() noexcept;
     void keep(int descriptor, bool first) noexcept;
@@ -79,14 +85,15 @@ private:
     void begin_close() noexcept;
     void finish_close() noexcept;
 
-    const ring::process_mark process_;
     reactor_core* core_;
+    admission* places_;
     int descriptor_;
     std::string name_;
     bool multishot_;
     bool armed_multishot_ = false;
     bool cancelled_ = false;
     bool closing_ = false;
+    bool held_back_ = false; // nothing is given out until the pause is over
     int failure_ = 0;
     std::chrono::milliseconds pause_{0}; // of the last failure; 0: the last was accepted
     unsigned references_ = 0;
@@ -94,6 +101,7 @@ private:
     std::deque<int> accepted_;
     waiter_list waiters_;
     waiter_list closers_;
+    std::shared_ptr<void> owned_;
     accept_statistics statistics_;
 };
 

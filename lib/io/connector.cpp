@@ -16,7 +16,7 @@ connector::~connector() {
     close_descriptor();
     if (core_ == nullptr) return;
     core_->disarm(*this);
-    if (admitted_) core_->streams().dismiss();
+    if (admitted_ != nullptr) admitted_->dismiss();
 }
 
 void connector::close_descriptor() noexcept {
@@ -28,18 +28,18 @@ void connector::note(int error, const std::string& text) {
     failures_ += (failures_.empty() ? "" : "; ") + text;
 }
 
+admission& connector::places_of(reactor_core& core) { return core.streams(); }
+
 bool connector::start(connect_waiter& w) noexcept {
     started_ = true;
     try {
         core_->refuse_child("connecting");
-        stream_hub& hub = core_->streams();
-        admitted_ = hub.admit();
-        if (!admitted_) {
-            note(ENOBUFS, fmt::format("connecting: {} streams are as many as {} requests allow; raise "
-                                      "reactor_options::requests, or close some",
-                                      hub.streams(), core_->driver().capacity()));
+        admission& places = places_of(*core_);
+        if (!places.admit()) {
+            note(ENOBUFS, fmt::format("connecting: {}", places.refusal()));
             return false;
         }
+        admitted_ = &places;
     } catch (const std::system_error& refused) {
         note(refused.code().value(), refused.what());
         return false;
@@ -118,7 +118,7 @@ int connector::take() {
     if (!connected_ && stopping_) throw_stopped();
     if (!connected_ && failures_.empty()) fail(EDESTADDRREQ, "connecting: there is no address to connect to");
     if (!connected_) fail(error_, failures_);
-    admitted_ = false; // the stream's
+    admitted_ = nullptr; // the connection's
     return std::exchange(descriptor_, -1);
 }
 
@@ -137,7 +137,7 @@ void connector::reactor_ends() {
     if (request_ != 0) return core_->turn_or_end(); // which may destroy this
     static_cast<link<open_kind>&>(*this).leave();
     close_descriptor();
-    if (std::exchange(admitted_, false)) core_->streams().dismiss();
+    if (admission* const places = std::exchange(admitted_, nullptr)) places->dismiss();
     connected_ = false;
     core_ = nullptr;
 }

@@ -10,6 +10,7 @@
 #include <cotun/coro/timer.hpp>
 #include <cotun/io/accept_operation.hpp>
 
+#include "io/admission.hpp"
 #include "io/reactor_core.hpp"
 #include "ring/requests.hpp"
 
@@ -47,6 +48,8 @@ protected:
     };
     /// The next address, and a socket for it in `descriptor`. Throws std::system_error: that address is passed over.
     virtual target next(int& descriptor) = 0;
+    /// What a connection of this kind takes a place of; else the streams'.
+    virtual admission& places_of(reactor_core& core);
     /// "connecting to 192.0.2.1:80", and the remedy.
     virtual std::string attempt_failed(int error) const = 0;
 
@@ -61,7 +64,7 @@ private:
     reactor_core* core_;
     std::chrono::milliseconds attempt_;
     int descriptor_ = -1;
-    bool admitted_ = false;
+    admission* admitted_ = nullptr; // where there is a place for it
     bool started_ = false;
     bool connected_ = false;
     bool stopping_ = false;

@@ -51,6 +51,7 @@ void packet_port::begin_close() {
     if (state_ != state::open) return;
     core_->check_thread("close()");
     state_ = state::draining;
+    leaving();
     in().close();
     out().close();
     if (out().settled())
@@ -124,8 +125,9 @@ void packet_port::close_now() {
 
 task<> packet_port::close(port_reference port) {
     port->begin_close();
-    while (port->state_ != state::closed) {
-        if (port->state_ == state::released) port->close_elsewhere();
+    for (;;) {
+        if (port->state_ == state::released) port->closes_slowly() ? port->close_elsewhere() : port->close_descriptor();
+        if (port->state_ == state::closed) break;
         closing_wait wait(port->closers_);
         co_await wait;
     }

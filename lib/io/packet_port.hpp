@@ -5,7 +5,8 @@
 //
 // The end, in this order: nothing more is accepted, and whoever waits is told; what was accepted is written, for a
 // second at most; requests are cancelled and their last completions awaited; the buffers and the descriptor's place in
-// the ring are given back; the descriptor is closed. close() does it as a task, close_now() by turning the reactor.
+// the ring are given back; the descriptor is closed, a device's on a thread of its own. close() does it as a task,
+// close_now() by turning the reactor.
 //
 // A port is counted by its handle and by the operations that wait on it, so that either may go first.
 #pragma once
@@ -66,6 +67,10 @@ protected:
     /// Takes the descriptor over once the derived class is whole: see open().
     packet_port(reactor_core& core, int descriptor) noexcept : core_(&core), descriptor_(descriptor) {}
     virtual ~packet_port() { close_descriptor(); }
+    /// Whether close(2) of such a descriptor may take long: then it is called on a thread of its own.
+    virtual bool closes_slowly() const noexcept { return false; }
+    /// The port begins to close; its descriptor is open still.
+    virtual void leaving() noexcept {}
     /// Joins the reactor. Until it returns, the descriptor is the caller's; then it is the port's.
     void open();
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/reactor_core.hpp"
 
+#include "io/acceptor.hpp"
 #include "io/fail.hpp"
 #include "io/inbox.hpp"
 #include "io/outbox.hpp"
@@ -392,27 +393,48 @@ void reactor_core::retry_writers() {
 
 // --- buffers -------------------------------------------------------------------------------------------------------
 
+// Those that are to be opened are readers already.
+std::size_t reactor_core::readers(size_class c) const noexcept {
+    return readers_[c].all.size() + places_[c].admitted();
+}
+
+auto reactor_core::lack_of_readers(size_class c) const noexcept -> lack {
+    if (2 * (readers(small_packets) + readers(large_packets) + 1) >= reserved_requests()) return lack::requests;
+    if (readers(c) + 1 >= pool_->count(c) && pool_->count(c) > 1) return lack::buffers;
+    return lack::none;
+}
+
+std::string reactor_core::explain_lack_of_readers(size_class c) const {
+    if (lack_of_readers(c) == lack::buffers)
+        return fmt::format("reactor: {} devices and sockets already share the {} packet buffers of their class; "
+                           "raise pool_options::{}",
+                           readers(c), pool_->count(c), c == small_packets ? "small_count" : "large_count");
+    return fmt::format("reactor: {} devices and sockets and {} listeners are as many as {} requests allow; "
+                       "raise reactor_options::requests",
+                       readers(small_packets) + readers(large_packets), listeners_, requests_.capacity());
+}
+
 void reactor_core::add_reader(inbox& reader, size_class c) {
-    readers_of_class& r = readers_[c];
-    const std::size_t readers = readers_[small_packets].all.size() + readers_[large_packets].all.size();
-    if (2 * (readers + 1) >= reserved_requests())
-        fail(ENOBUFS, fmt::format("reactor: {} devices and sockets and {} listeners are as many as {} requests allow; "
-                                  "raise reactor_options::requests",
-                                  readers, listeners_, requests_.capacity()));
-    if (r.all.size() + 1 >= pool_->count(c) && pool_->count(c) > 1)
-        fail(ENOBUFS, fmt::format("reactor: {} devices and sockets already share the {} packet buffers of their class; "
-                                  "raise pool_options::{}",
-                                  r.all.size(), pool_->count(c), c == small_packets ? "small_count" : "large_count"));
-    r.all.push_back(&reader);
+    if (lack_of_readers(c) != lack::none) fail(ENOBUFS, explain_lack_of_readers(c));
+    readers_[c].all.push_back(&reader);
     set_shares(c);
 }
 
+// Those for which there is still no place come back to the end, all of them: so they stay in their order.
+void reactor_core::serve_connections() noexcept {
+    link_list<acceptor, admission_kind> now;
+    now.take(awaiting_place_);
+    while (!now.empty()) now.pop_front().serve();
+}
+
+void reactor_core::await_reader_place(acceptor& a) noexcept { awaiting_place_.push_back(a); }
+
 void reactor_core::add_listener() {
-    const std::size_t readers = readers_[small_packets].all.size() + readers_[large_packets].all.size();
-    if (2 * readers + 1 >= reserved_requests())
+    const std::size_t all = readers(small_packets) + readers(large_packets);
+    if (2 * all + 1 >= reserved_requests())
         fail(ENOBUFS, fmt::format("reactor: {} listeners and {} devices and sockets are as many as {} requests allow; "
                                   "raise reactor_options::requests",
-                                  listeners_, readers, requests_.capacity()));
+                                  listeners_, all, requests_.capacity()));
     ++listeners_;
     reserve_requests(1);
 }
@@ -420,13 +442,16 @@ void reactor_core::add_listener() {
 void reactor_core::remove_listener() noexcept {
     --listeners_;
     reserve_requests(-1);
+    serve_connections();
 }
 
 void reactor_core::remove_reader(inbox& reader) noexcept {
     for (const size_class c : {small_packets, large_packets}) {
         readers_of_class& r = readers_[c];
         std::erase(r.awaiting_buffer, &reader);
-        if (std::erase(r.all, &reader) > 0) set_shares(c);
+        if (std::erase(r.all, &reader) == 0) continue;
+        set_shares(c);
+        serve_connections();
     }
 }
 

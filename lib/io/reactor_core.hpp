@@ -19,6 +19,7 @@
 #include "io/links.hpp"
 #include "io/packet_pool.hpp"
 #include "io/poll_requests.hpp"
+#include "io/reader_places.hpp"
 #include "io/signal_hub.hpp"
 #include "io/timer_heap.hpp"
 #include "ring/driver.hpp"
@@ -30,16 +31,19 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
 namespace cotun::detail {
 
+class acceptor;
 class inbox;
 class outbox;
 class packet_port;
 class stream_hub;
 
+struct admission_kind;
 struct open_kind;
 
 /// What must be closed before the reactor is gone, besides the packet ports.
@@ -113,6 +117,15 @@ public:
     /// std::errc::no_buffer_space if there are more readers than buffers.
     void add_reader(inbox& reader, size_class c);
     void remove_reader(inbox& reader) noexcept;
+    /// The places of connections that will be readers of the class.
+    reader_places& places(size_class c) noexcept { return places_[c]; }
+    /// What there is too little of for one more reader.
+    enum class lack : std::uint8_t { none, requests, buffers };
+    lack lack_of_readers(size_class c) const noexcept;
+    std::string explain_lack_of_readers(size_class c) const;
+    /// Has `a` served when there may be a place for a reader again.
+    void await_reader_place(acceptor& a) noexcept;
+    void serve_connections() noexcept;
     /// Has `reader` prepared when a buffer of the class comes back.
     void await_buffer(inbox& reader, size_class c);
     void await_buffer(allocate_operation& operation, size_class c) noexcept;
@@ -243,6 +256,7 @@ private:
     unsigned reserved_requests() const noexcept { return requests_.capacity() / 4 + 1 - listeners_; }
     void reserve_lists();
     void set_shares(size_class c);
+    std::size_t readers(size_class c) const noexcept;
     void on_buffer_returned(size_class c) noexcept override;
 
     const ring::process_mark process_;
@@ -273,6 +287,9 @@ private:
         waiter_list allocations;
     };
     std::array<readers_of_class, size_classes> readers_;
+    std::array<reader_places, size_classes> places_{reader_places(*this, small_packets),
+                                                    reader_places(*this, large_packets)};
+    link_list<acceptor, admission_kind> awaiting_place_;
     std::array<ring::completion, 256> completions_;
     std::size_t completed_ = 0; // in completions_
     std::size_t delivered_ = 0; // of those, told to their owners

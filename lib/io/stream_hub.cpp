@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <fmt/format.h>
 
 namespace cotun::detail {
 namespace {
@@ -50,6 +51,11 @@ void stream_hub::dismiss() noexcept {
 }
 
 void stream_hub::await_admission(acceptor& a) noexcept { awaiting_admission_.push_back(a); }
+
+std::string stream_hub::refusal() const {
+    return fmt::format("{} streams are as many as {} requests allow; raise reactor_options::requests, or close some",
+                       streams_, core_->driver().capacity());
+}
 
 void stream_hub::schedule(stream_port& stream) noexcept {
     if (static_cast<link<scheduled_kind>&>(stream).linked()) return;

@@ -13,11 +13,13 @@
 // streams than that: beyond it connecting fails, and connections wait to be accepted.
 #pragma once
 
+#include "io/admission.hpp"
 #include "io/links.hpp"
 #include "io/packet_pool.hpp"
 #include "io/reactor_core.hpp"
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace cotun::detail {
@@ -33,7 +35,7 @@ struct holding_kind;
 struct room_kind;
 struct admission_kind;
 
-class stream_hub final : public prepared {
+class stream_hub final : public prepared, public admission {
 public:
     explicit stream_hub(reactor_core& core);
     ~stream_hub();
@@ -44,10 +46,10 @@ public:
 
     /// Takes a place for one more stream. The first makes the group: throws std::system_error. False: there are as many
     /// as there may be.
-    bool admit();
-    void dismiss() noexcept;
-    /// Has `a` served when there is a place again.
-    void await_admission(acceptor& a) noexcept;
+    bool admit() override;
+    void dismiss() noexcept override;
+    void await_admission(acceptor& a) noexcept override;
+    std::string refusal() const override;
     unsigned most_streams() const noexcept;
     unsigned streams() const noexcept { return streams_; }
 

@@ -17,13 +17,10 @@ void write_waiter::leave() noexcept {
 
 bool write_waiter::await_ready() {
     into_->port().check_thread("a write");
-    if (!into_->may_write()) {
-        failure_ = into_->failure();
-        return failure_ != 0; // else others wait already: behind them
-    }
-    failure_ = into_->refusal();
+    failure_ = into_->failure();
+    if (failure_ == 0) failure_ = into_->refusal();
     if (failure_ != 0) return true;
-    return into_->offer(next_, end_);
+    return into_->may_write() && into_->offer(next_, end_); // else others wait already: behind them
 }
 
 bool write_waiter::suspend(std::coroutine_handle<> who, const await_context& context) {

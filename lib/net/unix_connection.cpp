@@ -12,12 +12,17 @@
 #include <cassert>
 #include <cerrno>
 #include <fmt/format.h>
+#include <memory>
 #include <utility>
 
 namespace cotun::detail {
 
-unix_connector::unix_connector(reactor_core& core, int type, std::string_view name)
-    : connector(core, std::chrono::milliseconds(0)), type_(type), address_(unix_address_of(name)), name_(name) {}
+unix_connector::unix_connector(reactor_core& core, int type, std::string_view name, admission* places)
+    : connector(core, std::chrono::milliseconds(0)),
+      type_(type),
+      places_(places),
+      address_(unix_address_of(name)),
+      name_(name) {}
 
 connector::target unix_connector::next(int& descriptor) {
     if (std::exchange(tried_, true)) return {};
@@ -42,37 +47,28 @@ unix_peer unix_peer_of(int descriptor) noexcept {
 }
 
 unix_listening::unix_listening(reactor& io, int type, std::string_view name, unsigned backlog, unsigned mode,
-                               const char* who) {
+                               const char* who, admission* places) {
     if (backlog < 1) fail(EINVAL, fmt::format("{}: backlog is 0; it must be 1 or more", who));
     unique_fd made = make_unix_socket(type);
-    bound_file file = bind_unix(made.get(), type, name, mode, who);
+    auto file = std::make_shared<bound_file>(bind_unix(made.get(), name, mode, who));
     if (::listen(made.get(), static_cast<int>(std::min(backlog, 1U << 30))) != 0)
         fail(errno, fmt::format("{}: \"{}\": listen was refused", who, name));
-    acceptor_ = new acceptor(io.core(), made.get(), fmt::format("Unix socket \"{}\"", name));
+    acceptor_ = new acceptor(io.core(), made.get(), fmt::format("Unix socket \"{}\"", name), places);
     (void)made.release(); // the acceptor's
     acceptor_->hold();
-    file_ = file.release();
+    acceptor_->owns(std::move(file));
 }
 
 unix_listening& unix_listening::operator=(unix_listening&& other) noexcept {
     if (this != &other) {
         reset();
         acceptor_ = std::exchange(other.acceptor_, nullptr);
-        file_ = std::exchange(other.file_, {});
     }
     return *this;
 }
 
-// Before the socket is closed: afterwards the file may be another's.
-// In a child of fork(2) it is the parent's.
-void unix_listening::remove_file() noexcept {
-    bound_file file(std::exchange(file_, {}));
-    if (acceptor_->forked()) static_cast<void>(file.release());
-}
-
 void unix_listening::reset() noexcept {
     if (acceptor_ == nullptr) return;
-    remove_file();
     acceptor_->close_now();
     std::exchange(acceptor_, nullptr)->drop();
 }
@@ -82,10 +78,7 @@ acceptor& unix_listening::accepting() const noexcept {
     return *acceptor_;
 }
 
-task<> unix_listening::close() {
-    remove_file();
-    return acceptor::close(counted(accepting()));
-}
+task<> unix_listening::close() { return acceptor::close(counted(accepting())); }
 
 accept_statistics unix_listening::statistics() const noexcept { return accepting().statistics(); }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "io/connector.hpp"
+#include "io/stream_hub.hpp"
 #include "net/unix_address.hpp"
 
 #include <string>
@@ -13,13 +14,16 @@ namespace cotun::detail {
 
 class unix_connector final : public connector {
 public:
-    unix_connector(reactor_core& core, int type, std::string_view name);
+    /// `places`: nullptr: of streams.
+    unix_connector(reactor_core& core, int type, std::string_view name, admission* places = nullptr);
 
 private:
+    admission& places_of(reactor_core& core) override { return places_ != nullptr ? *places_ : core.streams(); }
     target next(int& descriptor) override;
     std::string attempt_failed(int error) const override;
 
     int type_;
+    admission* places_;
     unix_address address_; // the kernel's until the attempt has ended
     std::string name_;
     bool tried_ = false;

@@ -29,7 +29,7 @@ void connect_socket(int descriptor, std::string_view peer) {
 detail::bound_file bind_socket(int descriptor, const unix_datagram_options& options) {
     constexpr const char* who = "open_unix_datagram";
     if (options.local.empty()) return {};
-    if (options.local.view() != "@") return detail::bind_unix(descriptor, SOCK_DGRAM, options.local, options.mode, who);
+    if (options.local.view() != "@") return detail::bind_unix(descriptor, options.local, options.mode, who);
     sockaddr any{};
     any.sa_family = AF_UNIX;
     if (::bind(descriptor, &any, sizeof any.sa_family) != 0)
@@ -50,10 +50,8 @@ unix_datagram& unix_datagram::operator=(unix_datagram&& other) noexcept {
 }
 unix_datagram::~unix_datagram() { reset(); }
 
-// Before the socket is closed: afterwards the file may be another's.
 void unix_datagram::reset() noexcept {
     if (port_ == nullptr) return;
-    port_->remove_file();
     port_->close_now();
     std::exchange(port_, nullptr)->drop();
 }
@@ -83,7 +81,8 @@ write_packets_operation unix_datagram::send_packets(packet_batch payloads) noexc
 }
 
 unix_send_operation unix_datagram::send(packet payload, std::vector<unique_fd> descriptors) {
-    return {port().out(), std::move(payload), port().out().attach({}, std::move(descriptors))};
+    detail::unix_attachment* const attached = port().out().attach(payload, {}, std::move(descriptors));
+    return {port().out(), std::move(payload), attached};
 }
 
 unix_send_operation unix_datagram::send_to(packet payload, std::string_view to) {
@@ -92,15 +91,13 @@ unix_send_operation unix_datagram::send_to(packet payload, std::string_view to) 
 
 unix_send_operation unix_datagram::send_to(packet payload, std::string_view to, std::vector<unique_fd> descriptors) {
     if (to.empty()) (void)detail::unix_address_of(to); // throws
-    return {port().out(), std::move(payload), port().out().attach(to, std::move(descriptors))};
+    detail::unix_attachment* const attached = port().out().attach(payload, to, std::move(descriptors));
+    return {port().out(), std::move(payload), attached};
 }
 
 flush_operation unix_datagram::flush() noexcept { return flush_operation(port().out()); }
 
-task<> unix_datagram::close() {
-    port().remove_file();
-    return detail::packet_port::close(detail::port_reference(&port()));
-}
+task<> unix_datagram::close() { return detail::packet_port::close(detail::port_reference(&port())); }
 
 read_statistics unix_datagram::reads() const noexcept { return port().in().statistics(); }
 write_statistics unix_datagram::writes() const noexcept { return port().out().statistics(); }

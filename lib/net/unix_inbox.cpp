@@ -51,11 +51,14 @@ void close_descriptors(std::span<const std::byte> control) noexcept {
     for_each_descriptor(control, [](int descriptor) { unique_fd(descriptor).reset(); });
 }
 
-// All of them, or none and std::bad_alloc; they are closed then.
+// All of them, or none and std::bad_alloc; they are closed then. Most messages bring none, and need no memory.
 std::vector<unique_fd> descriptors_in(std::span<const std::byte> control) {
     std::vector<unique_fd> all;
+    std::size_t count = 0;
+    for_each_descriptor(control, [&](int) { ++count; });
+    if (count == 0) return all;
     try {
-        all.reserve(control.size() / sizeof(int));
+        all.reserve(count);
     } catch (const std::bad_alloc&) {
         close_descriptors(control);
         throw;

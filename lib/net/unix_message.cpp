@@ -36,7 +36,7 @@ unix_send_operation::unix_send_operation(detail::unix_outbox& into, packet&& pay
                                          detail::unix_attachment* attached) noexcept
     : write_waiter(into), outbox_(&into), packet_(std::move(payload)) {
     outbox_->port().hold();
-    if (packet_) detail::unix_outbox::address(packet_, attached);
+    detail::unix_outbox::address(packet_, attached);
     hold(&packet_, &packet_ + 1);
 }
 

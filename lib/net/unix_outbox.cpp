@@ -38,7 +38,11 @@ void write_control(unix_attachment& a) {
     }
 }
 
-void check(const std::vector<unique_fd>& descriptors) {
+void check(const packet& p, const std::vector<unique_fd>& descriptors) {
+    if (!p && !descriptors.empty())
+        fail(EINVAL,
+             "Unix socket: sending descriptors with an empty packet (moved from?): they need a message to go with, "
+             "which may have no bytes: co_await io.allocate(0)");
     if (descriptors.size() > most_descriptors)
         fail(EINVAL, fmt::format("Unix socket: sending {} descriptors; a message carries at most {} (SCM_MAX_FD)",
                                  descriptors.size(), most_descriptors));
@@ -59,10 +63,11 @@ unix_outbox::unix_outbox(packet_port& port, reactor_core& core, bool connected)
 
 // --- what goes with a message --------------------------------------------------------------------------------------
 
-unix_attachment* unix_outbox::attach(std::string_view to, std::vector<unique_fd> descriptors) {
+unix_attachment* unix_outbox::attach(const packet& p, std::string_view to, std::vector<unique_fd> descriptors) {
     unix_address address;
     if (!to.empty()) address = unix_address_of(to);
-    check(descriptors);
+    check(p, descriptors);
+    if (!p || (to.empty() && descriptors.empty())) return nullptr;
     if (free_ == nullptr) free_ = &attachments_.emplace_back();
     unix_attachment& a = *free_;
     a.to = address;
@@ -83,6 +88,7 @@ void unix_outbox::address_to_peer(const packet& p) noexcept {
 }
 
 void unix_outbox::address(const packet& p, unix_attachment* attached) noexcept {
+    if (attached == nullptr) return address_to_peer(p);
     packet_slot& slot = *packet_pool::look(p);
     slot.origin_size = pointer_size;
     std::memcpy(slot.origin.data(), &attached, sizeof attached);

@@ -36,10 +36,12 @@ class unix_outbox final : public outbox, public prepared {
 public:
     unix_outbox(packet_port& port, reactor_core& core, bool connected);
 
-    /// An attachment for a message; `to` empty: to the connected peer. Throws for names and descriptors that cannot be.
-    unix_attachment* attach(std::string_view to, std::vector<unique_fd> descriptors);
+    /// An attachment for a message; `to` empty: to the connected peer. nullptr: it needs none. Throws for names and
+    /// descriptors that cannot be.
+    unix_attachment* attach(const packet& p, std::string_view to, std::vector<unique_fd> descriptors);
     /// The message goes to the connected peer, and brings nothing.
     static void address_to_peer(const packet& p) noexcept;
+    /// It has what attach() answered.
     static void address(const packet& p, unix_attachment* attached) noexcept;
     /// The message was not accepted.
     void withdraw(const packet& p) noexcept;

@@ -23,6 +23,10 @@ void unix_packet_port::check(const shape& s, const char* who) {
                                  most_descriptors));
 }
 
+size_class unix_packet_port::class_of(reactor_core& core, const shape& s) {
+    return core.pool().class_for(s.largest + unix_inbox::payload_offset({s.connected, s.descriptors}));
+}
+
 unix_packet_port* unix_packet_port::open(reactor_core& core, unique_fd& descriptor, const shape& s, std::string name) {
     if (s.send_buffer > 0) {
         const int bytes = static_cast<int>(std::min<unsigned>(s.send_buffer, INT_MAX / 2));
@@ -41,16 +45,9 @@ unix_packet_port::unix_packet_port(reactor_core& core, int descriptor, const sha
     : packet_port(core, descriptor),
       name_(std::move(name)),
       connected_(s.connected),
-      inbox_(*this, core, core.pool().class_for(s.largest + unix_inbox::payload_offset({s.connected, s.descriptors})),
-             s.read, {s.connected, s.descriptors}),
+      inbox_(*this, core, class_of(core, s), s.read, {s.connected, s.descriptors}),
       outbox_(*this, core, s.connected) {
     packet_port::open();
-}
-
-// In a child, the file is the parent's.
-void unix_packet_port::remove_file() noexcept {
-    if (is_open() && core().forked()) (void)file_.release();
-    file_.remove();
 }
 
 std::string unix_packet_port::explain(int error) const {

@@ -6,6 +6,7 @@
 #include <cotun/io/read_mode.hpp>
 #include <cotun/io/unique_fd.hpp>
 
+#include "io/packet_pool.hpp"
 #include "io/packet_port.hpp"
 #include "net/unix_address.hpp"
 #include "net/unix_inbox.hpp"
@@ -27,12 +28,13 @@ public:
 
     /// Throws std::system_error for a shape that cannot be; `who`: what errors begin with.
     static void check(const shape& s, const char* who);
+    /// Of the buffers that it reads into; throws std::errc::message_size.
+    static size_class class_of(reactor_core& core, const shape& s);
     /// Takes the descriptor unless it throws.
     static unix_packet_port* open(reactor_core& core, unique_fd& descriptor, const shape& s, std::string name);
 
     /// Its file is removed when the port is closed.
     void owns(bound_file file) noexcept { file_ = std::move(file); }
-    void remove_file() noexcept;
 
     std::string describe() const override { return name_; }
     std::string explain(int error) const override;
@@ -40,6 +42,7 @@ public:
     unix_outbox& out() noexcept override { return outbox_; }
 
 private:
+    void leaving() noexcept override { file_.remove(); }
     unix_packet_port(reactor_core& core, int descriptor, const shape& s, std::string name);
 
     std::string name_;

@@ -3,11 +3,13 @@
 
 #include "io/acceptor.hpp"
 #include "io/connector.hpp"
-#include "io/stream_hub.hpp"
+#include "io/reactor_core.hpp"
+#include "io/reader_places.hpp"
 #include "net/unix_connector.hpp"
 #include "net/unix_packet_port.hpp"
 
 #include <cassert>
+#include <string>
 #include <utility>
 
 namespace cotun {
@@ -62,7 +64,8 @@ write_packets_operation unix_seqpacket::send_packets(packet_batch records) noexc
 }
 
 unix_send_operation unix_seqpacket::send(packet record, std::vector<unique_fd> descriptors) {
-    return {port().out(), std::move(record), port().out().attach({}, std::move(descriptors))};
+    detail::unix_attachment* const attached = port().out().attach(record, {}, std::move(descriptors));
+    return {port().out(), std::move(record), attached};
 }
 
 flush_operation unix_seqpacket::flush() noexcept { return flush_operation(port().out()); }
@@ -73,13 +76,32 @@ write_statistics unix_seqpacket::writes() const noexcept { return port().out().s
 
 // --- connections ---------------------------------------------------------------------------------------------------
 
-// The connection is a packet port's, and needs no place among the streams any more.
+namespace {
+
+// Throws where no buffer is large enough.
+detail::reader_places& places_for(detail::reactor_core& core, const unix_seqpacket_options& options) {
+    return core.places(unix_packet_port::class_of(core, shape_of(options)));
+}
+
+// The place that the connection was admitted to becomes the reader's, or stays the connection's.
+unix_packet_port* open_in(detail::reader_places& places, detail::reactor_core& core, unique_fd& made,
+                          const unix_seqpacket_options& options, std::string name) {
+    places.use();
+    try {
+        return unix_packet_port::open(core, made, shape_of(options), std::move(name));
+    } catch (...) {
+        places.unuse();
+        throw;
+    }
+}
+
+} // namespace
+
 unix_seqpacket unix_seqpacket_accept_operation::await_resume() {
     unique_fd made(take());
+    detail::reactor_core& core = from_->core();
     try {
-        auto* const port = unix_packet_port::open(from_->core(), made, shape_of(options_), from_->name());
-        from_->core().streams().dismiss();
-        return unix_seqpacket(port);
+        return unix_seqpacket(open_in(places_for(core, options_), core, made, options_, from_->name()));
     } catch (...) {
         put_back(made.release());
         throw;
@@ -88,13 +110,20 @@ unix_seqpacket unix_seqpacket_accept_operation::await_resume() {
 
 unix_seqpacket unix_seqpacket_connect_operation::await_resume() {
     unique_fd made(take());
-    of_->core().streams().dismiss();
-    return unix_seqpacket(unix_packet_port::open(of_->core(), made, shape_of(options_), "Unix seqpacket"));
+    detail::reactor_core& core = of_->core();
+    detail::reader_places& places = places_for(core, options_);
+    try {
+        return unix_seqpacket(open_in(places, core, made, options_, "Unix seqpacket"));
+    } catch (...) {
+        places.dismiss();
+        throw;
+    }
 }
 
 unix_seqpacket_listener::unix_seqpacket_listener(reactor& io, std::string_view name,
                                                  const unix_seqpacket_options& options)
-    : unix_listening(io, SOCK_SEQPACKET, name, options.backlog, options.mode, "listen_unix_seqpacket"),
+    : unix_listening(io, SOCK_SEQPACKET, name, options.backlog, options.mode, "listen_unix_seqpacket",
+                     &places_for(io.core(), options)),
       options_(options) {}
 
 unix_seqpacket_listener listen_unix_seqpacket(reactor& io, std::string_view name,
@@ -106,7 +135,8 @@ unix_seqpacket_listener listen_unix_seqpacket(reactor& io, std::string_view name
 unix_seqpacket_connect_operation connect_unix_seqpacket(reactor& io, std::string_view name,
                                                         const unix_seqpacket_options& options) {
     unix_packet_port::check(shape_of(options), "connect_unix_seqpacket");
-    return {new detail::unix_connector(io.core(), SOCK_SEQPACKET, name), options};
+    detail::reader_places& places = places_for(io.core(), options);
+    return {new detail::unix_connector(io.core(), SOCK_SEQPACKET, name, &places), options};
 }
 
 } // namespace cotun

@@ -171,11 +171,31 @@ ssize_t scripted::read_now(file f, std::span<std::byte> into) noexcept {
     return static_cast<ssize_t>(cut);
 }
 
-int scripted::send_now(file, std::span<mmsghdr> messages) noexcept {
-    for (mmsghdr& m : messages)
-        for (std::size_t i = m.msg_len = 0; i < m.msg_hdr.msg_iovlen; ++i)
-            m.msg_len += static_cast<unsigned>(m.msg_hdr.msg_iov[i].iov_len);
-    return static_cast<int>(messages.size());
+int scripted::send_now(file f, std::span<mmsghdr> messages) noexcept {
+    int most = static_cast<int>(messages.size());
+    std::deque<int>& answers = sends_at_once[f.descriptor];
+    if (!answers.empty()) {
+        most = std::min(most, answers.front());
+        answers.pop_front();
+    } else if (no_room.contains(f.descriptor)) {
+        most = -EAGAIN;
+    }
+    if (most < 0) return most;
+    for (mmsghdr& m : messages.first(static_cast<std::size_t>(most))) {
+        const auto bytes_of = [](const void* from, std::size_t size) {
+            const auto* bytes = static_cast<const std::byte*>(from);
+            return std::vector<std::byte>(bytes, bytes + size);
+        };
+        sent_message& sent = sent_at_once[f.descriptor].emplace_back();
+        for (const iovec& piece : std::span(m.msg_hdr.msg_iov, m.msg_hdr.msg_iovlen)) {
+            const std::vector<std::byte> bytes = bytes_of(piece.iov_base, piece.iov_len);
+            sent.bytes.insert(sent.bytes.end(), bytes.begin(), bytes.end());
+        }
+        sent.address = bytes_of(m.msg_hdr.msg_name, m.msg_hdr.msg_namelen);
+        sent.control = bytes_of(m.msg_hdr.msg_control, m.msg_hdr.msg_controllen);
+        m.msg_len = static_cast<unsigned>(sent.bytes.size());
+    }
+    return most;
 }
 
 ssize_t scripted::receive_now(file f, msghdr& message) noexcept {

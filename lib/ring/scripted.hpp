@@ -18,6 +18,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <set>
 #include <sys/uio.h>
 #include <vector>
 
@@ -69,6 +70,17 @@ public:
         std::vector<std::byte> control{};
     };
     std::map<int, std::deque<immediate>> immediates;
+    /// What sends without the ring answer: how many messages are taken at most, or a negative errno; tried in order.
+    /// When empty, all are taken, unless the descriptor is among `no_room`: then EAGAIN.
+    std::map<int, std::deque<int>> sends_at_once;
+    std::set<int> no_room;
+    /// And what they have taken.
+    struct sent_message {
+        std::vector<std::byte> bytes{};
+        std::vector<std::byte> address{};
+        std::vector<std::byte> control{};
+    };
+    std::map<int, std::vector<sent_message>> sent_at_once;
     std::map<int, ssize_t> unsent;
     std::map<int, int> pending_error;
     std::vector<int> shut_down;   // descriptors whose sending side was
@@ -115,7 +127,6 @@ public:
     void cancel(token) noexcept override;
     ssize_t read_now(file, std::span<std::byte>) noexcept override;
     ssize_t receive_now(file, msghdr&) noexcept override;
-    /// Takes all of them.
     int send_now(file, std::span<mmsghdr> messages) noexcept override;
     ssize_t unsent_bytes(file) noexcept override;
     int take_error(file) noexcept override;

@@ -157,6 +157,8 @@ public:
     const bool is_tap;
 
 private:
+    bool closes_slowly() const noexcept override { return true; } // it waits for the kernel's readers (RCU)
+
     device_inbox inbox_;
     device_outbox outbox_;
 };

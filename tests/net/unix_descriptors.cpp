@@ -6,6 +6,8 @@
 #include <cotun/net/unix_datagram.hpp>
 #include <cotun/net/unix_seqpacket.hpp>
 
+#include "../support/allocations.hpp"
+#include "../support/sanitizers.hpp"
 #include "unix_peers.hpp"
 
 #include <catch2/catch_test_macros.hpp>
@@ -311,6 +313,21 @@ TEST_CASE("descriptors: what cannot be sent is refused by name, and closed", "[u
             ::close(gone.front().get()); // by mistake, before it is sent
             CHECK(io.run(pass(io, sender(ends), "x", std::move(gone))) == EINVAL);
             { (void)sender(ends).send(words(io, "never awaited"), files(3)); }
+            const auto open = ::test::open_files();
+            for (int i = 0; i < 3; ++i) {
+                CHECK(::test::error_of([&] {
+                          try {
+                              (void)sender(ends).send(packet(), files(2));
+                          } catch (const std::system_error& e) {
+                              said = e.what();
+                              throw;
+                          }
+                      }) == EINVAL);
+                CHECK(said.find("allocate(0)") != std::string::npos);
+            }
+            CHECK(::test::open_files() == open);
+            CHECK(io.run(pass(io, sender(ends), "", files(1))) == 0); // an empty message brings some
+            CHECK(are_files(io.run(next(*ends.to)).descriptors, 1));
             CHECK(io.run(::test::say(io, sender(ends), "still there")) == 0);
             CHECK(io.run(hear(*ends.to)).starts_with("still there"));
         });
@@ -348,6 +365,30 @@ TEST_CASE("descriptors: messages that wait for room keep theirs, and close them 
         }
     }
     CHECK(::test::open_files() == before);
+}
+
+TEST_CASE("descriptors: a message that has none takes nothing from the heap", "[unix][descriptors]") {
+    if (cotun::test::sanitized) SKIP("a sanitizer takes what it likes");
+    on_both([](reactor& io, auto make) {
+        make(8, [&](auto& ends) {
+            const auto echo = [](reactor& r, decltype(sender(ends)) from, decltype(*ends.to) to) -> task<bool> {
+                bool none = true;
+                for (int i = 0; i < 300; ++i) {
+                    packet p = words(r, "none");
+                    co_await from.send(std::move(p));
+                    const unix_message m = co_await to.receive();
+                    none = none && m.descriptors.empty();
+                }
+                co_return none;
+            };
+            CHECK(io.run(echo(io, sender(ends), *ends.to)));
+            const std::size_t before = cotun::test::allocations.load();
+            const bool none = io.run(echo(io, sender(ends), *ends.to));
+            const std::size_t taken = cotun::test::allocations.load() - before;
+            CHECK(none);
+            CHECK(taken < 100);
+        });
+    });
 }
 
 TEST_CASE("descriptors: the reactor may end first", "[unix][descriptors]") {

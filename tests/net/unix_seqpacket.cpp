@@ -160,6 +160,55 @@ TEST_CASE("unix seqpacket: thousands of records stay whole and in order", "[unix
     CHECK(io->run(count_records(both->there, batches)) == 20'000);
 }
 
+TEST_CASE("unix seqpacket: after shutdown_send() nothing more is accepted, however many wait", "[unix][seqpacket]") {
+    const auto io = cotun::test::over_ring();
+    const directory d;
+    unix_seqpacket_listener l = listen_unix_seqpacket(*io, d.file("s"));
+    const auto both = io->run(connected(*io, l, d.file("s"), {.send_buffer = 4608}));
+    auto& [here, there] = *both;
+    struct writer {
+        unsigned sent = 0;
+        int error = 0;
+    };
+    const auto write = [](reactor& r, unix_seqpacket& s, writer& w) -> task<> {
+        try {
+            for (;; ++w.sent) {
+                packet p = words(r, "record");
+                co_await s.send(std::move(p));
+            }
+        } catch (const std::system_error& e) {
+            w.error = e.code().value();
+        }
+    };
+    std::array<writer, 2> writers;
+    scope writing(*io);
+    for (writer& w : writers) writing.spawn(write(*io, here, w));
+    io->run(cotun::test::sleep(*io, 10ms)); // the window is full, and both wait
+    const unsigned before = writers[0].sent + writers[1].sent;
+    here.shutdown_send();
+    const auto late = [](reactor& r, unix_seqpacket& s) -> task<int> {
+        try {
+            packet p = words(r, "late");
+            co_await with_timeout(s.send(std::move(p)), 20ms);
+        } catch (const std::system_error& e) {
+            co_return e.code().value();
+        }
+        co_return 0;
+    };
+    CHECK(io->run(late(*io, here)) == EPIPE);
+    const auto count = [](unix_seqpacket& s, unsigned most) -> task<unsigned> {
+        unsigned n = 0;
+        for (; n < most; ++n) {
+            const unix_message m = co_await s.receive();
+            if (!m) break;
+        }
+        co_return n;
+    };
+    CHECK(io->run(count(there, before + 1000)) == before + 2); // those that waited already, and the end
+    io->run(cotun::test::sleep(*io, 1ms));
+    for (const writer& w : writers) CHECK(w.error == EPIPE);
+}
+
 TEST_CASE("unix seqpacket: what a peer that resets had sent is read first", "[unix][seqpacket]") {
     const auto io = cotun::test::over_ring();
     const directory d;
@@ -222,30 +271,6 @@ TEST_CASE("unix seqpacket: connections that nobody took end with the listener", 
         CHECK(::send(one.fd.get(), "on", 2, 0) == 2);
         CHECK(io->run(hear(s)) == "on from ");
         CHECK(::send(two.fd.get(), "on", 2, MSG_NOSIGNAL) < 0);
-    }
-    CHECK(::test::open_files() == files);
-}
-
-TEST_CASE("unix seqpacket: more connections than there are buffers for are refused, and kept", "[unix][seqpacket]") {
-    if (const auto why = cotun::test::ring_refused()) SKIP(*why);
-    reactor io({.pool = {.small_count = 4}});
-    const directory d;
-    const auto files = ::test::open_files();
-    {
-        unix_seqpacket_listener l = listen_unix_seqpacket(io, d.file("s"));
-        std::vector<std::unique_ptr<::test::plain_socket>> peers;
-        std::vector<unix_seqpacket> all;
-        int error = 0;
-        while (error == 0 && peers.size() < 10) {
-            peers.push_back(std::make_unique<::test::plain_socket>(SOCK_SEQPACKET, "", d.file("s")));
-            error = ::test::error_of([&] { all.push_back(io.run(accepted(l))); });
-        }
-        CHECK(error == ENOBUFS);
-        REQUIRE_FALSE(all.empty());
-        all.pop_back();
-        all.push_back(io.run(accepted(l)));
-        CHECK(::send(peers.back()->fd.get(), "x", 1, 0) == 1);
-        CHECK(io.run(hear(all.back())) == "x from ");
     }
     CHECK(::test::open_files() == files);
 }

@@ -73,6 +73,8 @@ public:
     detail::outbox& out() noexcept override { return outbox_; }
 
 private:
+    bool closes_slowly() const noexcept override { return true; } // as a device
+
     port_inbox inbox_;
     port_outbox outbox_;
 };

@@ -28,7 +28,7 @@ protected:
     accept_waiter(accept_waiter&& other) noexcept : stoppable_wait(std::move(other)), from_(other.from_) {}
     ~accept_waiter();
 
-    /// The descriptor, which the hub has admitted; throws the failure.
+    /// The descriptor of a connection that has its place; throws the failure.
     int take();
     /// It could not be used after all.
     void put_back(int descriptor) noexcept;
@@ -58,7 +58,7 @@ protected:
         : waiter(), stop_link(), of_(std::exchange(other.of_, nullptr)) {} // only before it is awaited
     ~connect_waiter();
 
-    /// The descriptor, which the hub has admitted; throws the failure.
+    /// The descriptor of a connection that has its place; throws the failure.
     int take();
 
     connector* of_;

@@ -11,8 +11,9 @@
 //
 // Reading, writing, accepting and connecting are those of TCP: net/stream.hpp, net/tcp.hpp. A path has 107 bytes at
 // most. A name that begins with '@' is abstract: it belongs to the network namespace, and goes with the listener. A
-// path's file is removed when the listener is closed, and stays if the program is killed: listen_unix() then takes it
-// over if nobody listens there any more, and refuses it (EADDRINUSE) if somebody does. As many listeners as
+// path's file is removed when the listener is closed, if it is the listener's still, and stays if the program is
+// killed: listen_unix() then takes it over if nobody is bound to it any more, and refuses it (EADDRINUSE) if somebody
+// is; of several that start at once one has it (a file PATH.takeover is there for that long). As many listeners as
 // reactor_options::requests allows; beyond, listen_unix() throws std::errc::no_buffer_space. unix(7).
 #pragma once
 
@@ -32,6 +33,7 @@ namespace cotun {
 
 namespace detail {
 
+class admission;
 class unix_port;
 
 /// What listeners of streams and of seqpackets have in common.
@@ -41,19 +43,17 @@ public:
     accept_statistics statistics() const noexcept;
 
 protected:
-    /// Listens. `who`: what errors begin with.
-    unix_listening(reactor& io, int type, std::string_view name, unsigned backlog, unsigned mode, const char* who);
-    unix_listening(unix_listening&& other) noexcept
-        : acceptor_(std::exchange(other.acceptor_, nullptr)), file_(std::exchange(other.file_, {})) {}
+    /// Listens. `who`: what errors begin with; `places`: of which a connection takes one, nullptr: streams'.
+    unix_listening(reactor& io, int type, std::string_view name, unsigned backlog, unsigned mode, const char* who,
+                   admission* places = nullptr);
+    unix_listening(unix_listening&& other) noexcept : acceptor_(std::exchange(other.acceptor_, nullptr)) {}
     unix_listening& operator=(unix_listening&& other) noexcept;
     ~unix_listening() { reset(); }
     acceptor& accepting() const noexcept;
 
 private:
     void reset() noexcept;
-    void remove_file() noexcept;
     acceptor* acceptor_; // counted; nullptr once moved from
-    std::string file_;   // empty: none, or removed
 };
 
 } // namespace detail
@@ -99,7 +99,7 @@ public:
 struct unix_listen_options {
     /// Connections that wait to be accepted, at most.
     unsigned backlog = 4096;
-    /// The file's permissions, as chmod(2) has them; 0: as the process's umask leaves them.
+    /// The file's permissions, as chmod(2) has them, from the first moment on; 0: as the process's umask leaves them.
     unsigned mode = 0;
 };
 static_assert(std::is_trivially_destructible_v<unix_listen_options>); // see io/option_values.hpp

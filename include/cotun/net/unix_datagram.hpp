@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // unix_datagram: datagrams between programs of one machine, named by a path or by an abstract name. None is lost on its
-// way, and none overtakes another.
+// way while both ends stay as they are (see connect()), and none overtakes another.
 //
 //     cotun::unix_datagram server = cotun::open_unix_datagram(io, {.local = "/run/thing.sock"});
 //     cotun::unix_message m = co_await server.receive();
@@ -11,9 +11,9 @@
 //     co_await log.send(std::move(p), std::move(descriptors));        // std::vector<cotun::unique_fd>
 //
 // Names: a path of at most 107 bytes, or "@thing", an abstract name: it has no file, belongs to the network namespace,
-// and goes with the socket. A path's file is removed when the socket is closed, and stays if the program is killed:
-// open_unix_datagram() then takes it over if nobody is bound to it any more, and refuses it (EADDRINUSE) if somebody
-// is.
+// and goes with the socket. A path's file is removed when the socket is closed, if it is the socket's still, and stays
+// if the program is killed: open_unix_datagram() then takes it over if nobody is bound to it any more, and refuses it
+// (EADDRINUSE) if somebody is.
 //
 // Room: a receiver has a queue of so many datagrams (net.unix.max_dgram_qlen, 10 unless the system says otherwise), a
 // sender a send buffer of so many bytes. While the one or the other is full, what was accepted waits, and so do the
@@ -49,7 +49,8 @@ struct unix_datagram_options {
     option_text local{};
     /// Connects to the peer: only its datagrams are received, and send() needs no name.
     option_text peer{};
-    /// The permissions of the file, as chmod(2) has them; 0: as the process's umask leaves them.
+    /// The permissions of the file, as chmod(2) has them, from the first moment on; 0: as the process's umask leaves
+    /// them.
     unsigned mode = 0;
     /// The largest datagram to receive, bytes: chooses the size of the buffers, of which the pool must have such.
     /// Larger ones are counted as truncated and dropped.
@@ -57,7 +58,8 @@ struct unix_datagram_options {
     /// The most descriptors that a datagram may bring, 0 to 253. With more, or where this program has no room for them
     /// (`ulimit -n`), it is counted as truncated and dropped. 0: they are not taken.
     unsigned descriptors = 0;
-    /// The kernel's send buffer, bytes (SO_SNDBUF, which bounds the size of a datagram too); 0: as it is.
+    /// The kernel's send buffer, bytes (SO_SNDBUF, which bounds the size of a datagram too); 0: as it is. There is no
+    /// receive_buffer: what is on its way is charged to the sender, and SO_RCVBUF has no effect (unix(7)).
     unsigned send_buffer = 0;
     /// Forces one way of receiving.
     read_mode read = read_mode::automatic;
@@ -72,7 +74,9 @@ public:
 
     /// The name that it is bound to; empty: none.
     std::string local() const;
-    /// Connects, or connects to another peer. Datagrams that were accepted before may go to either.
+    /// Connects, or connects to another peer. Datagrams that were accepted before may go to either. One that was
+    /// connected already loses what it was sent and the reactor has not taken from the kernel yet: the kernel drops it,
+    /// and tells (ECONNRESET) the old peer if that is connected to this one. Where it matters, open another socket.
     void connect(std::string_view peer);
     bool uses_multishot() const noexcept;
     /// For getsockopt(2) and setsockopt(2) of what cotun has no options for; -1 once it is closed. It stays the
@@ -81,13 +85,14 @@ public:
 
     /// Yields the next datagram.
     unix_receive_operation receive() noexcept;
-    /// Yields the payloads of all that have come, 1 to 64.
+    /// Yields the payloads of all that have come, 1 to 64. They do not tell who sent them: receive() does.
     unix_receive_packets_operation receive_packets() noexcept;
 
     /// Sends to the connected peer. Without one the datagram fails (ENOTCONN), as flush() tells.
     write_packet_operation send(packet payload) noexcept;
     write_packets_operation send_packets(packet_batch payloads) noexcept;
-    /// With descriptors, at most 253; throws std::errc::invalid_argument for more, and for an empty one.
+    /// With descriptors, at most 253; throws std::errc::invalid_argument for more, for an empty one, and for an empty
+    /// packet handle, which nothing goes with (a message of no bytes is co_await io.allocate(0)).
     unix_send_operation send(packet payload, std::vector<unique_fd> descriptors);
     /// Sends to `to`, connected or not. Throws std::errc::filename_too_long and std::errc::invalid_argument.
     unix_send_operation send_to(packet payload, std::string_view to);

@@ -58,7 +58,7 @@ private:
 };
 
 /// Yields the payloads of all messages that have come, 1 to 64; on a seqpacket socket none at the end. Descriptors that
-/// came with them are closed.
+/// came with them are closed, and names are not told.
 class [[nodiscard]] unix_receive_packets_operation final : public detail::read_waiter {
 public:
     explicit unix_receive_packets_operation(detail::unix_inbox& from) noexcept;

@@ -22,8 +22,9 @@
 // connection: what it had sent is read first, then receive() throws ECONNRESET, unless a send was told of it before.
 //
 // Bounds: a connection takes a reader's share of the reactor's packet buffers, as a device does: for dozens of
-// connections, not for thousands. 128 records received and not read, 128 accepted and not sent; records behind a full
-// send buffer wait. Lifetime, thread: as device (tun/device.hpp).
+// connections, not for thousands. Where there is no share left (pool_options, reactor_options::requests), connections
+// wait to be accepted until a reader has gone, and connecting is refused (ENOBUFS). 128 records received and not read,
+// 128 accepted and not sent; records behind a full send buffer wait. Lifetime, thread: as device (tun/device.hpp).
 // Errors: std::system_error. Once the peer is gone, sending fails with EPIPE, as flush() and the next write tell.
 // Kernel: Linux 5.19; multishot receiving from 6.0 on. unix(7).
 #pragma once
@@ -50,7 +51,8 @@ struct unix_seqpacket_options {
     /// The most descriptors that a record may bring, 0 to 253. With more, or where this program has no room for them
     /// (`ulimit -n`), it is counted as truncated and dropped. 0: they are not taken.
     unsigned descriptors = 0;
-    /// The kernel's send buffer, bytes (SO_SNDBUF, which bounds the size of a record too); 0: as it is.
+    /// The kernel's send buffer, bytes (SO_SNDBUF, which bounds the size of a record too); 0: as it is. There is no
+    /// receive_buffer: what is on its way is charged to the sender, and SO_RCVBUF has no effect (unix(7)).
     unsigned send_buffer = 0;
     /// Forces one way of receiving.
     read_mode read = read_mode::automatic;
@@ -80,7 +82,8 @@ public:
     /// Sends one record, which may be empty.
     write_packet_operation send(packet record) noexcept;
     write_packets_operation send_packets(packet_batch records) noexcept;
-    /// With descriptors, at most 253; throws std::errc::invalid_argument for more, and for an empty one.
+    /// With descriptors, at most 253; throws std::errc::invalid_argument for more, for an empty one, and for an empty
+    /// packet handle, which nothing goes with (a message of no bytes is co_await io.allocate(0)).
     unix_send_operation send(packet record, std::vector<unique_fd> descriptors);
 
     /// Waits until all that was accepted so far is in the peer's queue, and throws the first failure since the last
