@@ -22,7 +22,7 @@ int stream_writer::refusal() const noexcept {
 bool stream_writer::accept(stream_write_operation& w) noexcept {
     if (!waiters_.empty()) return false;
     if (!w.packet_) return accept_copy(w.bytes_);
-    if (queue_.size() >= window) return false;
+    if (queue_.size() >= window || !port_->hub().may_keep_to_send()) return false;
     packet_slot* slot = packet_pool::unwrap(std::move(w.packet_));
     queue_.push_back(port_->core().pool(), *slot);
     port_->hub().keeps_to_send();
