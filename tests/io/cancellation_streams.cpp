@@ -112,17 +112,26 @@ private:
 // A small write that no buffer can be had for: it waits, and its bytes go out from its own memory.
 class writing_without_buffer final : public stream_subject {
 public:
-    explicit writing_without_buffer(rig& r) : stream_subject(r) {
+    writing_without_buffer(rig& r, bool some) : stream_subject(r), some_(some) {
         while (packet p = r.io.try_allocate(1)) held_.push_back(std::move(p));
     }
     ~writing_without_buffer() override { take_all(); }
-    task<> operate() override { co_await stream_.write("small"); }
+    task<> operate() override {
+        if (!some_) {
+            co_await stream_.write("small");
+        } else {
+            const std::size_t size = co_await stream_.write_some(std::as_bytes(std::span(small_)));
+            CHECK(size == small_.size());
+        }
+    }
     void answer() override { take(); }
     moment wins_from() const override { return moment::answered; }
     moment done_from() const override { return moment::answered; }
     bool keeps() const override { return false; }
 
 private:
+    bool some_;
+    std::string_view small_ = "small";
     std::vector<packet> held_;
 };
 
@@ -300,7 +309,8 @@ std::vector<operation_kind> kinds() {
         of<reading_stream>("receive", reading_way::lease, whole),
         of<writing_stream>("write", false),
         of<writing_stream>("write, behind another", true),
-        of<writing_without_buffer>("write, without a buffer"),
+        of<writing_without_buffer>("write, without a buffer", false),
+        of<writing_without_buffer>("write_some, without a buffer", true),
         of<writing_packet>("write of a packet at a full window"),
         of<flushing_stream>("stream: flush"),
         of<closing_stream>("stream: close"),

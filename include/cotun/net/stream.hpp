@@ -52,6 +52,8 @@ public:
     stream_write_operation write(std::span<const std::byte> bytes) noexcept;
     stream_write_operation write(std::string_view text) noexcept;
     stream_write_operation write(packet p) noexcept;
+    /// Waits until some of it can be taken, and takes what can at once; yields how many bytes, 0 only of none.
+    stream_write_some_operation write_some(std::span<const std::byte> bytes) noexcept;
     /// Waits until all that was accepted is with the kernel.
     stream_flush_operation flush() noexcept;
 
