@@ -370,7 +370,13 @@ ring::token reactor_core::begin(ring::request_owner& owner, std::uint32_t cookie
         ++counters.requests_exhausted;
         return 0;
     }
-    return requests_.begin(owner, cookie);
+    return requests_.begin(owner, cookie, reserved);
+}
+
+ring::token reactor_core::begin_receive(ring::request_owner& owner) noexcept {
+    check_thread("a request");
+    const unsigned others = requests_.in_flight() - requests_.set_aside();
+    return others < requests_.capacity() - set_aside_requests() ? requests_.begin(owner, 0) : 0;
 }
 
 void reactor_core::await_room(outbox& o) {

@@ -110,6 +110,9 @@ public:
     /// read and the one poll that each device or socket may have in flight, and the accept of each listener. For those
     /// there is always room.
     ring::token begin(ring::request_owner& owner, std::uint32_t cookie, bool reserved = false) noexcept;
+    /// The receive of a stream, for which a place is kept (reserve_requests()); 0 where requests that were begun before
+    /// that have it still. It takes none of what is set aside.
+    ring::token begin_receive(ring::request_owner& owner) noexcept;
     /// Has `o` called (retry()) when there is room again.
     void await_room(outbox& o);
 
@@ -252,8 +255,9 @@ private:
     void begin_closing_all();
     void settle() noexcept;
     void check_thread(const char* what, int runner) const noexcept;
-    // One is for the poll of signals. What listeners take of the quarter is among the kept ones.
-    unsigned reserved_requests() const noexcept { return requests_.capacity() / 4 + 1 - listeners_; }
+    // A quarter, and one for the poll of signals. What listeners take of it is among the kept ones.
+    unsigned set_aside_requests() const noexcept { return requests_.capacity() / 4 + 1; }
+    unsigned reserved_requests() const noexcept { return set_aside_requests() - listeners_; }
     void reserve_lists();
     void set_shares(size_class c);
     std::size_t readers(size_class c) const noexcept;

@@ -185,8 +185,10 @@ void stream_hub::prepare() noexcept {
 
 // --- sending -------------------------------------------------------------------------------------------------------
 
+bool stream_hub::may_keep_to_send() const noexcept { return sending_ < core_->pool().count(small_packets) / 4; }
+
 packet_slot* stream_hub::take_to_send() noexcept {
-    if (sending_ >= core_->pool().count(small_packets) / 4) return nullptr;
+    if (!may_keep_to_send()) return nullptr;
     packet_slot* slot = core_->pool().take(small_packets);
     if (slot != nullptr) ++sending_;
     return slot;

@@ -4,8 +4,9 @@
 //
 // Receiving: one group of small buffers, from which the kernel takes one when bytes arrive. What has arrived and is not
 // read yet, and the group, take at most half of the small buffers. When the group runs dry, streams that nobody reads
-// at present hand theirs back: their bytes are copied to memory of their own. Streams that starved are armed again in
-// the order in which they ran dry, for one buffer each.
+// at present hand theirs back: their bytes, some eight buffers' a stream at most, are copied to memory of their own,
+// and no more are received for them until somebody waits. Streams that starved are armed again in the order in which
+// they ran dry, for one buffer each.
 //
 // Sending: bytes that were accepted and not sent take at most a quarter of the small buffers.
 //
@@ -78,6 +79,8 @@ public:
 
     /// A buffer for bytes that are accepted, or nullptr.
     packet_slot* take_to_send() noexcept;
+    /// Whether one that somebody brings, full, may be kept.
+    bool may_keep_to_send() const noexcept;
     void keeps_to_send() noexcept { ++sending_; }
     void sent(packet_slot& slot) noexcept;
 

@@ -151,9 +151,19 @@ bool stream_write_operation::await_ready() {
     detail::stream_writer& writer = to_->writer();
     failure_ = writer.refusal();
     if (failure_ != 0 || bytes_.empty()) return true;
+    if (some_) {
+        sent_ = writer.accept_some(*this);
+        return sent_ > 0;
+    }
     if (!writer.accept(*this)) return false;
     bytes_ = {};
     return true;
+}
+
+std::size_t stream_write_operation::resume_some() {
+    if (sent_ > 0 || (bytes_.empty() && failure_ == 0)) return sent_;
+    if (failure_ != 0) to_->throw_failure(failure_, "writing");
+    detail::throw_stopped();
 }
 
 bool stream_write_operation::suspend(std::coroutine_handle<> who, const detail::await_context& context) {

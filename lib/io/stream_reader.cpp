@@ -120,7 +120,7 @@ packet stream_reader::take() noexcept {
 void stream_reader::arm(bool multishot) noexcept {
     if (static_cast<link<starving_kind>&>(*this).linked()) return;
     if (hub().in_group() == 0) return hub().starve(*this);
-    request_ = port_->core().begin(*this, 0, true);
+    request_ = port_->core().begin_receive(*this);
     if (request_ == 0) return hub().await_room(*this); // what was begun before there were so many streams is in flight
     cancelled_ = false;
     armed_multishot_ = multishot && port_->core().driver().supports(ring::feature::receive_multishot);
@@ -183,7 +183,7 @@ void stream_reader::fed() noexcept {
 void stream_reader::prepare() noexcept {
     if (closed_) return;
     if (request_ != 0) {
-        if (!cancelled_ && waiters_.empty() && queue_.size() >= bound) cancel();
+        if (!cancelled_ && (waiters_.empty() || wants_slot_) && unread_buffers() >= bound) cancel();
     } else if (!waiters_.empty() && !ended() && !wants_slot_) {
         arm(true);
     }
@@ -191,8 +191,17 @@ void stream_reader::prepare() noexcept {
 
 void stream_reader::retry() noexcept { port_->schedule(); }
 
+// What comes later stays with the kernel until somebody waits for it: the buffers that this gives back would let the
+// peer send as much again, and again, into memory that nothing bounds.
 void stream_reader::spill() noexcept {
-    if (is_free()) move_to_spill();
+    if (!is_free()) return;
+    move_to_spill();
+    cancel();
+}
+
+std::size_t stream_reader::unread_buffers() const noexcept {
+    const std::size_t payload = pool().payload(small_packets);
+    return queue_.size() + (spill_.size() - spilled_ + payload - 1) / payload;
 }
 
 void stream_reader::move_to_spill() noexcept {

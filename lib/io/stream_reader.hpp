@@ -3,10 +3,12 @@
 // stream_reader: the receiving side of a stream socket.
 //
 // A receive is in flight while somebody waits, and stays there, multishot, while its consumer keeps up: one that has
-// `bound` unread buffers or more, and nobody who waits, has it cancelled. The bytes are then in the kernel's buffer,
-// and the peer is held back. What came nevertheless is kept.
+// `bound` unread buffers or more, and nobody who waits, has it cancelled; so has one that hands its buffers back to
+// the others (spill()). It is armed again when somebody waits, who has read all that there was. The bytes are in the
+// kernel's buffer meanwhile, and the peer is held back. What came before the cancel has reached the kernel is kept.
 //
-// Unread bytes are, in order, in the spill (memory of the reader's own) and in the queue (buffers of the pool).
+// Unread bytes are, in order, in the spill (memory of the reader's own, counted as buffers, too) and in the queue
+// (buffers of the pool). The spill has also what a read that was given up had taken, which its own size bounds.
 #pragma once
 
 #include <cotun/io/packet.hpp>
@@ -62,7 +64,7 @@ public:
     // --- for the hub ----------------------------------------------------------------------------------------------
 
     std::size_t held() const noexcept { return queue_.size(); }
-    /// Moves the queue to the spill, unless somebody is about to read it.
+    /// Moves the queue to the spill, and receives no more until somebody waits; unless somebody is about to read it.
     void spill() noexcept;
     /// There is a buffer for it.
     void fed() noexcept;
@@ -83,6 +85,7 @@ private:
     void receive_ended(std::int32_t result, bool asked);
     void serve() noexcept;
     void move_to_spill() noexcept;
+    std::size_t unread_buffers() const noexcept;
     void drop_queue() noexcept;
     void drop() noexcept;
     stream_hub& hub() const noexcept;

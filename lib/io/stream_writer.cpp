@@ -22,7 +22,7 @@ int stream_writer::refusal() const noexcept {
 bool stream_writer::accept(stream_write_operation& w) noexcept {
     if (!waiters_.empty()) return false;
     if (!w.packet_) return accept_copy(w.bytes_);
-    if (queue_.size() >= window) return false;
+    if (queue_.size() >= window || !port_->hub().may_keep_to_send()) return false;
     packet_slot* slot = packet_pool::unwrap(std::move(w.packet_));
     queue_.push_back(port_->core().pool(), *slot);
     port_->hub().keeps_to_send();
@@ -35,9 +35,8 @@ bool stream_writer::accept_copy(std::span<const std::byte> bytes) noexcept {
     packet_pool& pool = port_->core().pool();
     const std::size_t payload = pool.payload(small_packets);
     if (bytes.size() > payload) return false;
-    packet_slot* last = queue_.size() > flying_ ? &queue_.back(pool) : nullptr;
-    const std::size_t room =
-        last != nullptr ? std::min<std::size_t>(bytes.size(), last->capacity - last->offset - last->size) : 0;
+    const std::size_t room = std::min(bytes.size(), room_in_last());
+    packet_slot* last = room > 0 ? &queue_.back(pool) : nullptr;
     packet_slot* more = nullptr;
     if (room < bytes.size()) {
         more = queue_.size() < window ? port_->hub().take_to_send() : nullptr;
@@ -53,6 +52,27 @@ bool stream_writer::accept_copy(std::span<const std::byte> bytes) noexcept {
     accepted_ += bytes.size();
     port_->schedule();
     return true;
+}
+
+std::size_t stream_writer::room_in_last() const noexcept {
+    if (queue_.size() <= flying_) return 0;
+    const packet_slot& last = queue_.back(port_->core().pool());
+    return last.capacity - last.offset - last.size;
+}
+
+// Whole buffers, and what is left of the last one.
+std::size_t stream_writer::accept_some(const stream_write_operation& w) noexcept {
+    if (!waiters_.empty()) return 0;
+    const std::size_t payload = port_->core().pool().payload(small_packets);
+    std::size_t taken = 0;
+    for (std::size_t size = 0; taken < w.bytes_.size(); taken += size) {
+        const std::span<const std::byte> rest = w.bytes_.subspan(taken);
+        size = std::min(rest.size(), payload);
+        if (accept_copy(rest.first(size))) continue;
+        size = std::min(rest.size(), room_in_last());
+        if (size == 0 || !accept_copy(rest.first(size))) break;
+    }
+    return taken;
 }
 
 void stream_writer::wait(stream_write_operation& w) noexcept {
@@ -167,7 +187,7 @@ void stream_writer::advance(std::size_t count) noexcept {
     auto& w = static_cast<stream_write_operation&>(waiters_.front());
     w.bytes_ = w.bytes_.subspan(count);
     w.sent_ += count;
-    if (w.bytes_.empty()) port_->core().make_ready(w);
+    if (w.bytes_.empty() || w.some_) port_->core().make_ready(w);
 }
 
 // Of what was cut off in its midst, the peer has a part: nothing may follow.

@@ -40,6 +40,8 @@ public:
     int refusal() const noexcept;
     /// Accepts all of the write, or nothing.
     bool accept(stream_write_operation& w) noexcept;
+    /// Accepts what there are buffers for; how many bytes that was.
+    std::size_t accept_some(const stream_write_operation& w) noexcept;
     void wait(stream_write_operation& w) noexcept;
     void wait(stream_flush_operation& w) noexcept { flushers_.push_back(w); }
     /// Makes it ready, once the kernel is done with its memory.
@@ -71,6 +73,8 @@ private:
     };
 
     bool accept_copy(std::span<const std::byte> bytes) noexcept;
+    /// What the last buffer still takes.
+    std::size_t room_in_last() const noexcept;
     void submit() noexcept;
     void advance(std::size_t count) noexcept;
     void finish(stream_write_operation& w) noexcept;

@@ -45,6 +45,9 @@ stream_write_operation stream_socket::write(std::string_view text) noexcept {
     return {port(), std::as_bytes(std::span(text))};
 }
 stream_write_operation stream_socket::write(packet p) noexcept { return {port(), std::move(p)}; }
+stream_write_some_operation stream_socket::write_some(std::span<const std::byte> bytes) noexcept {
+    return {port(), bytes};
+}
 stream_flush_operation stream_socket::flush() noexcept { return stream_flush_operation(port()); }
 void stream_socket::shutdown_send() { port().writer().shut_down(); }
 task<> stream_socket::close() { return detail::stream_port::close(detail::counted(port())); }

@@ -30,15 +30,18 @@ public:
         for (unsigned i = 0; i < capacity; ++i) slots_[i].next_free = i + 1;
     }
 
-    /// A token for a new request, or 0 when as many are in flight as there may be.
-    token begin(request_owner& owner, std::uint32_t cookie) noexcept {
+    /// A token for a new request, or 0 when as many are in flight as there may be. Those that are `set_aside` are
+    /// counted by themselves, too.
+    token begin(request_owner& owner, std::uint32_t cookie, bool set_aside = false) noexcept {
         if (first_free_ == capacity_) return 0;
         const unsigned index = first_free_;
         slot& s = slots_[index];
         first_free_ = s.next_free;
         s.owner = &owner;
         s.cookie = cookie;
+        s.set_aside = set_aside;
         ++in_flight_;
+        set_aside_ += set_aside;
         return (std::uint64_t{s.generation} << 32) | (index + 1);
     }
 
@@ -68,6 +71,7 @@ public:
     }
 
     unsigned in_flight() const noexcept { return in_flight_; }
+    unsigned set_aside() const noexcept { return set_aside_; } // of those
     unsigned capacity() const noexcept { return capacity_; }
     bool has_room() const noexcept { return first_free_ != capacity_; }
 
@@ -78,7 +82,8 @@ private:
             std::uint32_t cookie;
             std::uint32_t next_free = 0;
         };
-        std::uint32_t generation = 0;
+        std::uint32_t generation : 31 = 0;
+        std::uint32_t set_aside : 1 = 0;
     };
 
     // Of token 0, which names none: beyond any capacity.
@@ -92,12 +97,14 @@ private:
         first_free_ = index;
         assert(in_flight_ > 0);
         --in_flight_;
+        set_aside_ -= s.set_aside;
     }
 
     std::unique_ptr<slot[]> slots_;
     unsigned capacity_;
     unsigned first_free_ = 0;
     unsigned in_flight_ = 0;
+    unsigned set_aside_ = 0;
 };
 
 } // namespace cotun::ring

@@ -71,7 +71,6 @@ struct operation_kind {
     std::string name;
     std::function<std::unique_ptr<subject>(rig&)> make{};
     unsigned requests_kept = 0; // that the reactor keeps in flight to its end
-    bool alone = false;         // not beside others: it takes what they need
 };
 
 template <class Subject, class... Arguments>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What wraps operations and puts them together, stopped and destroyed at every step of the life of what is within; and
-// operations beside each other, answered in every order.
+// What wraps operations and puts them together, stopped and destroyed at every step of the life of what is within.
+// Operations beside each other: cancellation_orders.cpp.
 #include <cotun/coro/event.hpp>
 #include <cotun/coro/generator.hpp>
 #include <cotun/coro/result.hpp>
@@ -88,8 +88,17 @@ task<packet> first_of_many(rig&, port& p) {
 // Both of two.
 class reading_both final : public subject {
 public:
-    explicit reading_both(rig& r, bool first) : subject(r), one_(r.io), other_(r.io), first_(first) {}
+    reading_both(rig& r, bool first, bool range) : subject(r), one_(r.io), other_(r.io), first_(first), range_(range) {}
     task<> operate() override {
+        if (range_) {
+            std::vector<task<packet>> reads;
+            reads.push_back(read_task(one_));
+            reads.push_back(read_task(other_));
+            const std::vector<packet> all = co_await when_all(std::move(reads));
+            CHECK(number_of(all[0]) == 1);
+            CHECK(number_of(all[1]) == 2);
+            co_return;
+        }
         auto both = co_await when_all(one_.read_packet(), read_task(other_));
         CHECK(number_of(std::get<0>(both)) == 1);
         CHECK(number_of(std::get<1>(both)) == 2);
@@ -104,6 +113,7 @@ private:
     port one_;
     port other_;
     bool first_;
+    bool range_;
 };
 
 // What a child has got is there, though join() tells of the stop.
@@ -189,8 +199,10 @@ std::vector<operation_kind> kinds() {
         wrapped("when_any", first_of_two),
         wrapped("when_any of tasks", first_of_tasks),
         wrapped("when_any of a range", first_of_many),
-        of<reading_both>("when_all, in order", true),
-        of<reading_both>("when_all, out of order", false),
+        of<reading_both>("when_all, in order", true, false),
+        of<reading_both>("when_all, out of order", false, false),
+        of<reading_both>("when_all of a range, in order", true, true),
+        of<reading_both>("when_all of a range, out of order", false, true),
         of<joining>("scope: join"),
         of<awaiting_room>("scope: room"),
         of<generating>("generator"),

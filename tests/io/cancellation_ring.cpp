@@ -5,10 +5,16 @@
 #include <cotun/coro/channel.hpp>
 #include <cotun/coro/cross_channel.hpp>
 #include <cotun/coro/event.hpp>
+#include <cotun/coro/generator.hpp>
+#include <cotun/coro/mutex.hpp>
+#include <cotun/coro/result.hpp>
 #include <cotun/coro/scope.hpp>
+#include <cotun/coro/semaphore.hpp>
 #include <cotun/coro/timeout.hpp>
+#include <cotun/coro/when_all.hpp>
 #include <cotun/coro/when_any.hpp>
 #include <cotun/io/interval.hpp>
+#include <cotun/io/reactor_group.hpp>
 #include <cotun/net/resolve.hpp>
 #include <cotun/net/tcp.hpp>
 #include <cotun/net/udp.hpp>
@@ -64,20 +70,57 @@ tcp_listener listen(reactor& io) {
     return listen_tcp(io, o);
 }
 
+// How an operation is awaited.
+enum class wrap : std::uint8_t {
+    bare,
+    in_time,
+    in_short_times, // again and again, until one is long enough
+    first_of_two,
+    first_of_many, // of its own kind
+};
+
+// Of any subject that begins an operation with begin(); its value.
+template <class Subject>
+auto wrapped(reactor& io, wrap how, Subject& s) -> task<decltype(s.begin().await_resume())> {
+    using operation = decltype(s.begin());
+    using value = decltype(s.begin().await_resume());
+    switch (how) {
+    case wrap::bare: break;
+    case wrap::in_time: co_return co_await with_timeout(s.begin(), 1h);
+    case wrap::in_short_times:
+        for (;;) {
+            result<value> got = co_await as_result(with_timeout(s.begin(), 30us));
+            if (got || got.error() != std::errc::timed_out) co_return std::move(got).value();
+        }
+    case wrap::first_of_two: {
+        auto first = co_await when_any(io.sleep_for(1h), s.begin());
+        co_return std::get<1>(std::move(first));
+    }
+    case wrap::first_of_many: {
+        std::vector<operation> all;
+        for (int i = 0; i < 3; ++i) all.push_back(s.begin());
+        auto first = co_await when_any(std::move(all));
+        co_return std::move(first.value);
+    }
+    }
+    co_return co_await s.begin();
+}
+
 class udp_reading final : public subject {
 public:
-    udp_reading(reactor& r, bool batch)
-        : subject(r), socket_(open(r)), peer_(plain_peer(socket_.local(), SOCK_DGRAM)), batch_(batch) {}
+    udp_reading(reactor& r, bool batch, wrap how)
+        : subject(r), socket_(open(r)), peer_(plain_peer(socket_.local(), SOCK_DGRAM)), batch_(batch), how_(how) {}
     task<> operate() override {
         if (batch_) {
             const packet_batch all = co_await socket_.receive_packets();
             CHECK(all.size() == 1);
         } else {
-            const datagram d = co_await socket_.receive();
+            const datagram d = co_await wrapped(io, how_, *this);
             CHECK(d.payload.size() == seven.size());
         }
     }
     void answer() override { peer_.put(seven); }
+    receive_operation begin() { return socket_.receive(); }
 
 private:
     static udp_socket open(reactor& r) {
@@ -88,6 +131,7 @@ private:
     udp_socket socket_;
     plain peer_;
     bool batch_;
+    wrap how_;
 };
 
 class tcp_subject : public subject {
@@ -131,6 +175,101 @@ private:
     way how_;
 };
 
+// A line, however it is wrapped.
+class line_reading final : public tcp_subject {
+public:
+    line_reading(reactor& r, wrap how) : tcp_subject(r), how_(how) {}
+    task<> operate() override {
+        const std::string line = co_await wrapped(io, how_, *this);
+        CHECK(line == seven);
+    }
+    void answer() override { peer_->put(seven); }
+    stream_read_until_operation begin() { return stream_->read_until("\n", 100); }
+
+private:
+    wrap how_;
+};
+
+// Two lines of two streams, by two tasks. What the one has when the other is stopped goes to its next read.
+class reading_both final : public subject {
+public:
+    using subject::subject;
+    task<> prepare() override {
+        co_await one_.prepare();
+        co_await other_.prepare();
+    }
+    task<> operate() override {
+        std::vector<task<>> both;
+        both.push_back(once(one_, got_one_));
+        both.push_back(once(other_, got_other_));
+        co_await when_all(std::move(both));
+    }
+    void answer() override {
+        one_.answer();
+        other_.answer();
+    }
+
+private:
+    static task<> once(line_reading& s, bool& got) {
+        if (got) co_return;
+        co_await s.operate();
+        got = true;
+    }
+    line_reading one_{io, wrap::bare}, other_{io, wrap::bare};
+    bool got_one_ = false;
+    bool got_other_ = false;
+};
+
+class generating final : public tcp_subject {
+public:
+    using tcp_subject::tcp_subject;
+    task<> operate() override {
+        if (!all_) all_.emplace(lines(*stream_));
+        std::optional<std::string> line = co_await all_->next();
+        if (!line) { // a stop has ended the coroutine within: the next is another
+            all_.emplace(lines(*stream_));
+            line = co_await all_->next();
+        }
+        CHECK(line == seven);
+    }
+    void answer() override { peer_->put(seven); }
+
+private:
+    static generator<std::string> lines(tcp_stream& from) {
+        for (;;) {
+            std::string line = co_await from.read_until("\n", 100);
+            co_yield std::move(line);
+        }
+    }
+    std::optional<generator<std::string>> all_;
+};
+
+// The kernel has no room for what was accepted, until the peer takes something.
+class flushing final : public tcp_subject {
+public:
+    using tcp_subject::tcp_subject;
+    task<> prepare() override {
+        co_await tcp_subject::prepare();
+        const std::string much(65536, 'x');
+        for (int full = 0; full < 3;) { // the peer's kernel takes some, later
+            full = ::send(stream_->native_handle(), much.data(), much.size(), MSG_DONTWAIT) < 0 ? full + 1 : 0;
+            co_await io.sleep_for(20us);
+        }
+    }
+    task<> operate() override {
+        co_await stream_->write("text");
+        co_await stream_->flush();
+    }
+    void answer() override { peer_->drain(); }
+    void help() override {
+        if (++helped_ % 4 == 0) peer_->drain();
+    }
+    bool keeps() const override { return false; }
+
+private:
+    unsigned helped_ = 0;
+};
+
 // The peer takes what it gets only when it is asked. One that was cut off leaves a broken stream: then another.
 class stream_writing final : public tcp_subject {
 public:
@@ -162,16 +301,30 @@ public:
 
 class accepting final : public subject {
 public:
-    explicit accepting(reactor& r) : subject(r), listener_(listen(r)) {}
+    accepting(reactor& r, wrap how) : subject(r), listener_(listen(r)), how_(how) {}
     task<> operate() override {
-        const tcp_stream stream = co_await listener_.accept();
+        const tcp_stream stream = co_await wrapped(io, how_, *this);
         CHECK(stream.is_open());
     }
     void answer() override { peers_.push_back(plain_peer(listener_.local(), SOCK_STREAM)); }
+    tcp_accept_operation begin() { return listener_.accept(); }
 
 private:
     tcp_listener listener_;
     std::vector<plain> peers_;
+    wrap how_;
+};
+
+// An accept is in flight.
+class closing_listener final : public subject {
+public:
+    explicit closing_listener(reactor& r) : subject(r), listener_(listen(r)) {}
+    task<> prepare() override { (void)co_await when_any(listener_.accept(), io.sleep_for(50us)); }
+    task<> operate() override { co_await listener_.close(); }
+    bool keeps() const override { return false; }
+
+private:
+    tcp_listener listener_;
 };
 
 class connecting final : public subject {
@@ -295,6 +448,78 @@ private:
     Channel channel_;
 };
 
+class sending final : public subject {
+public:
+    explicit sending(reactor& r) : subject(r) { CHECK(channel_.try_send(6)); }
+    task<> operate() override { co_await channel_.send(7); }
+    void answer() override { (void)channel_.try_receive(); }
+    bool keeps() const override { return false; } // one that was destroyed may have been sent
+
+private:
+    channel<int> channel_{1};
+};
+
+class awaiting_event final : public subject {
+public:
+    using subject::subject;
+    task<> operate() override { co_await event_.wait(); }
+    void answer() override { event_.set(); }
+
+private:
+    event event_;
+};
+
+class locking final : public subject {
+public:
+    explicit locking(reactor& r) : subject(r), held_(mutex_.try_lock()) {}
+    task<> operate() override {
+        const mutex_guard mine = co_await mutex_.lock();
+        CHECK(mine);
+    }
+    void answer() override { held_.unlock(); }
+
+private:
+    mutex mutex_;
+    mutex_guard held_;
+};
+
+class acquiring final : public subject {
+public:
+    using subject::subject;
+    task<> operate() override {
+        co_await semaphore_.acquire(2);
+        semaphore_.release(2);
+    }
+    void answer() override { semaphore_.release(2); }
+
+private:
+    semaphore semaphore_{1};
+};
+
+// On another thread, which takes a while; so is its end.
+class calling final : public subject {
+public:
+    explicit calling(reactor& r) : subject(r), group_(one()) {}
+    task<> operate() override {
+        const int twice = co_await group_.call_on(0, slow_twice, 21);
+        CHECK(twice == 42);
+    }
+    bool keeps() const override { return false; }
+
+private:
+    static group_options one() {
+        group_options o;
+        o.reactors = 1;
+        return o;
+    }
+    static task<int> slow_twice(reactor& there, int n) {
+        co_await there.sleep_for(50us);
+        co_return 2 * n;
+    }
+    reactor_group group_;
+};
+
+task<> yielding(reactor& r) { co_await r.yield(); }
 task<> briefly(reactor& r) { co_await r.sleep_for(100us); }
 task<> a_beat(reactor& r) {
     interval tick(r, 100us);
@@ -309,15 +534,31 @@ task<> first_of_two(reactor& r) { (void)co_await when_any(r.sleep_for(150us), wi
 std::vector<operation_kind> kinds() {
     using way = stream_reading::way;
     std::vector<operation_kind> all{
-        of<udp_reading>("udp: receive", false),
-        of<udp_reading>("udp: receive_packets", true),
+        of<udp_reading>("udp: receive", false, wrap::bare),
+        of<udp_reading>("udp: receive with_timeout", false, wrap::in_time),
+        of<udp_reading>("udp: receive with short timeouts", false, wrap::in_short_times),
+        of<udp_reading>("udp: receive in when_any", false, wrap::first_of_two),
+        of<udp_reading>("udp: receive in when_any of a range", false, wrap::first_of_many),
+        of<udp_reading>("udp: receive_packets", true, wrap::bare),
         of<stream_reading>("read_some", way::some),
         of<stream_reading>("read", way::exactly),
         of<stream_reading>("read_until", way::until),
         of<stream_reading>("receive", way::lease),
+        of<line_reading>("read_until with_timeout", wrap::in_time),
+        of<line_reading>("read_until with short timeouts", wrap::in_short_times),
+        of<line_reading>("read_until in when_any", wrap::first_of_two),
+        of<line_reading>("read_until in when_any of a range", wrap::first_of_many),
+        of<reading_both>("read_until in when_all of a range"),
+        of<generating>("generator"),
         of<stream_writing>("write"),
+        of<flushing>("stream: flush"),
         of<tcp_closing>("stream: close"),
-        of<accepting>("tcp: accept"),
+        of<accepting>("tcp: accept", wrap::bare),
+        of<accepting>("tcp: accept with_timeout", wrap::in_time),
+        of<accepting>("tcp: accept with short timeouts", wrap::in_short_times),
+        of<accepting>("tcp: accept in when_any", wrap::first_of_two),
+        of<accepting>("tcp: accept in when_any of a range", wrap::first_of_many),
+        of<closing_listener>("tcp: close of a listener"),
         of<connecting>("tcp: connect"),
         of<unix_meeting>("unix: accept", true),
         of<unix_meeting>("unix: connect", false),
@@ -327,6 +568,12 @@ std::vector<operation_kind> kinds() {
         of<allocating>("allocate"),
         of<channelled<channel<int>>>("channel: receive"),
         of<channelled<cross_channel<int>>>("cross_channel: receive"),
+        of<sending>("channel: send"),
+        of<awaiting_event>("event"),
+        of<locking>("mutex"),
+        of<acquiring>("semaphore"),
+        of<calling>("call_on"),
+        of<simple>("yield", &yielding),
         of<simple>("sleep", &briefly),
         of<simple>("interval", &a_beat),
         of<simple>("resolve", &resolving),

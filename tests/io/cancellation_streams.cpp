@@ -109,6 +109,46 @@ private:
     std::string large_ = std::string(100'000, 'x');
 };
 
+// A small write that no buffer can be had for: it waits, and its bytes go out from its own memory.
+class writing_without_buffer final : public stream_subject {
+public:
+    writing_without_buffer(rig& r, bool some) : stream_subject(r), some_(some) {
+        while (packet p = r.io.try_allocate(1)) held_.push_back(std::move(p));
+    }
+    ~writing_without_buffer() override { take_all(); }
+    task<> operate() override {
+        if (!some_) {
+            co_await stream_.write("small");
+        } else {
+            const std::size_t size = co_await stream_.write_some(std::as_bytes(std::span(small_)));
+            CHECK(size == small_.size());
+        }
+    }
+    void answer() override { take(); }
+    moment wins_from() const override { return moment::answered; }
+    moment done_from() const override { return moment::answered; }
+    bool keeps() const override { return false; }
+
+private:
+    bool some_;
+    std::string_view small_ = "small";
+    std::vector<packet> held_;
+};
+
+// Behind a window of others, with which it goes out. What is stopped or destroyed keeps its buffer no longer.
+class writing_packet final : public stream_subject {
+public:
+    using stream_subject::stream_subject;
+    ~writing_packet() override { take_all(); }
+    task<> operate() override {
+        for (unsigned i = 0; i <= detail::stream_writer::window; ++i) co_await stream_.write(rig_->make(i, 100));
+    }
+    void answer() override { take(); }
+    moment wins_from() const override { return moment::answered; }
+    moment done_from() const override { return moment::answered; }
+    bool keeps() const override { return false; }
+};
+
 class flushing_stream final : public stream_subject {
 public:
     explicit flushing_stream(rig& r) : stream_subject(r) {
@@ -225,6 +265,37 @@ private:
     bool tcp_;
 };
 
+// The first address has refused, and the second is being tried.
+class connecting_to_second final : public subject {
+public:
+    using subject::subject;
+    task<> operate() override {
+        rig_->io.spawn(refuse_first(*rig_));
+        const endpoint_list peers{endpoint::from_string("192.0.2.1:80"), endpoint::from_string("192.0.2.2:80")};
+        tcp_stream stream = co_await connect_tcp(rig_->io, peers);
+        CHECK(stream.is_open());
+        CHECK(refused_ > 0);
+    }
+    void answer() override {
+        if (ring::scripted::request* q = of_kind(*rig_, kind::connect)) rig_->kernel.complete(q->name, 0);
+    }
+    moment wins_from() const override { return moment::answered; }
+    bool keeps() const override { return false; }
+
+private:
+    task<> refuse_first(rig& r) {
+        for (int i = 0; i < 3; ++i) {
+            if (const ring::scripted::request* q = of_kind(r, kind::connect)) {
+                ++refused_;
+                r.kernel.complete(q->name, -ECONNREFUSED);
+                co_return;
+            }
+            co_await r.io.yield();
+        }
+    }
+    int refused_ = 0;
+};
+
 std::vector<operation_kind> kinds() {
     const std::vector<std::string> whole{"seven\n"};
     const std::vector<std::string> pieces{"s", "ev", "en", "\n"};
@@ -238,6 +309,9 @@ std::vector<operation_kind> kinds() {
         of<reading_stream>("receive", reading_way::lease, whole),
         of<writing_stream>("write", false),
         of<writing_stream>("write, behind another", true),
+        of<writing_without_buffer>("write, without a buffer", false),
+        of<writing_without_buffer>("write_some, without a buffer", true),
+        of<writing_packet>("write of a packet at a full window"),
         of<flushing_stream>("stream: flush"),
         of<closing_stream>("stream: close"),
         of<accepting<tcp_listener>>("tcp: accept", true),
@@ -245,6 +319,7 @@ std::vector<operation_kind> kinds() {
         of<accepting<unix_listener>>("unix: accept", true),
         of<closing_listener>("tcp: close of a listener"),
         of<connecting>("tcp: connect", true),
+        of<connecting_to_second>("tcp: connect to the second address"),
         of<connecting>("unix: connect", false),
     };
 }

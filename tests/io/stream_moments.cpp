@@ -294,3 +294,94 @@ TEST_CASE("stream: of two reads that wait, the second gets what follows the firs
     }
     check_nothing_left(r);
 }
+
+TEST_CASE("stream: write_some takes what there is room for, and waits only while there is none") {
+    stream_rig r;
+    r.kernel.writes_complete = false;
+    std::string all(100'000, '.');
+    for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<char>('a' + i % 23);
+    std::string wire;
+    {
+        test_stream s(r.io);
+        by_hand none(r, s.write_some({}));
+        REQUIRE(none.ready());
+        CHECK(none.operation->await_resume() == 0);
+        const std::size_t step = GENERATE(1U, 700U, 5'000U, 100'000U); // what the kernel takes at a time
+        unsigned waited = 0;
+        unsigned at_once = 0;
+        for (std::size_t sent = 0; sent < all.size();) {
+            by_hand op(r, s.write_some(bytes_of(all).subspan(sent)));
+            if (op.ready()) {
+                ++at_once;
+            } else {
+                ++waited;
+                by_hand flush(r, s.flush());
+                for (int i = 0; i < 40'000 && !op.ready(); ++i) { // what was accepted before goes out first
+                    r.turn();
+                    r.take(s, wire, step);
+                }
+                REQUIRE(op.ready());
+                CHECK(flush.ready());
+            }
+            const std::size_t size = op.operation->await_resume();
+            CHECK(size > 0);
+            sent += size;
+            if (step == 1 && sent > 20'000) all.resize(sent);
+        }
+        CHECK(at_once > 0);
+        CHECK(waited > 0);
+        for (int i = 0; i < 40'000 && wire.size() < all.size(); ++i) {
+            r.turn();
+            r.take(s, wire, step);
+        }
+        CHECK(wire == all);
+        r.turn();
+    }
+    check_nothing_left(r);
+}
+
+TEST_CASE("stream: a write_some that is stopped or destroyed in flight never breaks the stream") {
+    const end how = GENERATE(end::stop, end::destroy);
+    const std::size_t taken = GENERATE(std::size_t{0}, std::size_t{1000}, std::size_t{5000});
+    const bool in_time = GENERATE(true, false); // before the cancel, or in spite of it
+    stream_rig r;
+    r.kernel.writes_complete = false;
+    const std::string text(5000, 'x');
+    std::string wire;
+    {
+        test_stream s(r.io);
+        std::vector<packet> held;
+        while (packet p = r.io.try_allocate(1)) held.push_back(std::move(p));
+        by_hand op(r, s.write_some(std::as_bytes(std::span(text))));
+        CHECK_FALSE(op.ready());
+        r.turn();
+        REQUIRE(r.sending(s) != nullptr);
+        if (in_time && taken > 0) {
+            r.take(s, wire, taken);
+        } else if (taken > 0) {
+            r.kernel.cancels_answered = false;
+            r.kernel.idle = [&](ring::scripted&) { r.take(s, wire, taken); };
+        }
+        end_it(op, how);
+        if (r.kernel.idle && how == end::stop) r.kernel.idle(r.kernel);
+        r.kernel.idle = nullptr;
+        r.kernel.cancels_answered = true;
+        r.turn();
+        if (how == end::stop) {
+            REQUIRE(op.ready());
+            std::size_t size = 0;
+            CHECK(outcome_of(*op.operation, size) == (taken > 0 ? 0 : ECANCELED));
+            CHECK(size == taken);
+        }
+        CHECK(wire.size() == taken);
+        held.clear();
+        by_hand next(r, s.write("next"));
+        CHECK(next.ready());
+        CHECK(outcome_of(*next.operation) == 0);
+        r.turn();
+        r.take(s, wire);
+        r.turn();
+        CHECK(wire == text.substr(0, taken) + "next");
+    }
+    check_nothing_left(r);
+}

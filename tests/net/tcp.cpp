@@ -92,8 +92,14 @@ task<> send_pieces(tcp_stream& s, const std::string& all, unsigned seed) {
     std::minstd_rand random(seed);
     for (std::size_t at = 0; at < all.size();) {
         const std::size_t most = std::vector<std::size_t>{1, 100, 5000, 300'000}[random() % 4];
-        const std::size_t size = std::min(all.size() - at, 1 + random() % most);
-        co_await s.write(std::string_view(all).substr(at, size));
+        std::size_t size = std::min(all.size() - at, 1 + random() % most);
+        if (random() % 3 == 0) {
+            const auto bytes = std::as_bytes(std::span(all)).subspan(at, size);
+            size = co_await s.write_some(bytes);
+            CHECK(size > 0);
+        } else {
+            co_await s.write(std::string_view(all).substr(at, size));
+        }
         at += size;
     }
     s.shutdown_send();
@@ -384,6 +390,37 @@ TEST_CASE("tcp: a reactor that ends waits for all peers that stall at once", "[t
     const auto took = std::chrono::steady_clock::now() - begin;
     CHECK(took > 900ms); // each had something to send
     CHECK(took < 5s);
+}
+
+TEST_CASE("tcp: peers that stall hold back close, or a destructor, for a second; many that are closed at once, too",
+          "[tcp]") {
+    const auto io = cotun::test::over_ring();
+    const ::test::own_namespace here;
+    std::vector<std::unique_ptr<pair>> pairs;
+    for (int i = 0; i < 5; ++i) pairs.push_back(std::make_unique<pair>(*io));
+    for (const auto& p : pairs) CHECK(io->run(fill(*io, *p->server)) > 0);
+    const auto close_all = [](reactor& r, std::vector<std::unique_ptr<pair>>& all) -> task<> {
+        scope closing(r);
+        for (const auto& p : all) closing.spawn(p->server->close());
+        co_await closing.join();
+    };
+    const auto begin = std::chrono::steady_clock::now();
+    SECTION("closed together") { io->run(close_all(*io, pairs)); }
+    SECTION("closed") {
+        io->run(close_stream(*pairs.front()->server));
+        CHECK_FALSE(pairs.front()->server->is_open());
+        for (const auto& p : pairs) p->client.close(); // the others' peers have gone: nothing is waited for
+    }
+    SECTION("destroyed") {
+        pairs.front()->server.reset();
+        for (const auto& p : pairs) p->client.close();
+    }
+    const auto took = std::chrono::steady_clock::now() - begin;
+    CHECK(took > 900ms);
+    CHECK(took < 5s);
+    pairs.clear();
+    CHECK(io->statistics().requests_in_flight == 0);
+    CHECK(io->statistics().small_buffers_free == 1024);
 }
 
 TEST_CASE("tcp: a large write that is destroyed has let go of its memory", "[tcp]") {

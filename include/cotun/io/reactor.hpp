@@ -25,7 +25,8 @@
 //   connections kept         64 a listener, besides the kernel's backlog, until somebody accepts
 //   packets not yet read     each reader's share of the pool's buffers; more waits, or is dropped, in the kernel
 //   packets not yet written  a window for each device and socket; writes wait
-//   bytes of streams         half of the small buffers for what is not read, a quarter for what is not sent; they wait
+//   bytes of streams         half of the small buffers for what is not read, a quarter for what is not sent; they wait.
+//                            Besides, some eight buffers' bytes, copied, a stream that nobody reads (net/stream.hpp)
 //   timers, tasks            reactor_options; refused
 //   helper threads           reactor_options; names to resolve wait in line; a device that is being closed has one more
 //   functions and messages   what other threads post is not bounded, since refusing it would lose wake-ups: who must

@@ -12,6 +12,9 @@
 // that waits its turn leaves the stream as it was. Stopping one of which a part has been sent breaks the stream: the
 // peer would take what follows for the rest. Later writes throw std::errc::connection_aborted then. Destroying a write
 // that the kernel works on waits until the kernel has let go of the memory.
+// write_some() takes what may be copied at once, of any size; while that is nothing, it waits its turn, and takes what
+// the kernel then does in one system call. Of what it takes it tells, though it was stopped: it never breaks the
+// stream.
 //
 // Lifetime: memory that is named must outlive the await; the stream need not. Thread: the reactor's.
 // Several coroutines may read, or write, one stream; each has its turn in the order in which they came.
@@ -152,13 +155,18 @@ private:
 };
 
 /// co_await s.write(...).
-class [[nodiscard]] stream_write_operation final : public detail::waiter, detail::stop_link {
+class [[nodiscard]] stream_write_operation : public detail::waiter, detail::stop_link {
 public:
     stream_write_operation(detail::stream_port& to, std::span<const std::byte> bytes) noexcept
         : to_(&to), bytes_(bytes) {}
     stream_write_operation(detail::stream_port& to, packet&& p) noexcept;
     stream_write_operation(stream_write_operation&& other) noexcept // only before it is awaited
-        : waiter(), stop_link(), to_(other.to_), bytes_(other.bytes_), packet_(std::move(other.packet_)) {}
+        : waiter(),
+          stop_link(),
+          to_(other.to_),
+          bytes_(other.bytes_),
+          packet_(std::move(other.packet_)),
+          some_(other.some_) {}
     ~stream_write_operation() {
         if (holds_port_) leave();
     }
@@ -171,6 +179,12 @@ public:
     bool suspend(std::coroutine_handle<> who, const detail::await_context& context);
     void await_resume();
 
+protected:
+    struct some {};
+    stream_write_operation(detail::stream_port& to, std::span<const std::byte> bytes, some) noexcept
+        : to_(&to), bytes_(bytes), some_(true) {}
+    std::size_t resume_some();
+
 private:
     friend class detail::stream_writer;
     void on_stop() noexcept override;
@@ -181,9 +195,19 @@ private:
     std::size_t sent_ = 0;
     packet packet_;
     int failure_ = 0;
+    bool some_ = false;     // it is content with a part
     bool stopping_ = false; // asked to stop, or destroyed, while the kernel worked on it
     bool stopped_ = false;
     bool holds_port_ = false;
+};
+
+/// co_await s.write_some(bytes): how many of them were taken, one at least; 0: of none.
+class [[nodiscard]] stream_write_some_operation final : public stream_write_operation {
+public:
+    stream_write_some_operation(detail::stream_port& to, std::span<const std::byte> bytes) noexcept
+        : stream_write_operation(to, bytes, some{}) {}
+    stream_write_some_operation(stream_write_some_operation&&) noexcept = default;
+    std::size_t await_resume() { return resume_some(); }
 };
 
 /// co_await s.flush(): all that was accepted is with the kernel. Throws the error that ended writing, if one has.

@@ -10,8 +10,12 @@
 // small buffers that all streams share: an idle stream holds none. What is not read stays with the kernel, but for
 // some ten kilobytes, and the peer is held back.
 //
-// Bounds: of accepted bytes a stream holds 8 small buffers, all streams together a quarter of them; beyond it a write
-// waits until the kernel has its bytes. Streams at a time: five eighths of reactor_options::requests.
+// Bounds: of bytes that nobody reads a stream holds 8 small buffers, and what came before the kernel knew; all streams
+// together half of the small buffers. Where others need those, the bytes are copied to memory of the stream's own, as
+// many at most, and it receives no more until it is read to the end of them. (What a read that was stopped had taken is
+// kept, too: as much as it asked for.) Of accepted bytes a stream holds 8 buffers, all streams together a quarter of
+// the small ones; beyond it a write waits until the kernel has its bytes. Streams at a time: five eighths of
+// reactor_options::requests.
 // Lifetime: the destructor closes the stream: what was accepted is sent for a second at most, then the descriptor is
 // closed; it turns the reactor for that. `co_await s.close()` does so without holding up others. Operations that wait
 // end with std::errc::operation_canceled.
@@ -48,6 +52,8 @@ public:
     stream_write_operation write(std::span<const std::byte> bytes) noexcept;
     stream_write_operation write(std::string_view text) noexcept;
     stream_write_operation write(packet p) noexcept;
+    /// Waits until some of it can be taken, and takes what can at once; yields how many bytes, 0 only of none.
+    stream_write_some_operation write_some(std::span<const std::byte> bytes) noexcept;
     /// Waits until all that was accepted is with the kernel.
     stream_flush_operation flush() noexcept;
 
