@@ -8,6 +8,7 @@
 #include <cotun/net/unix_datagram.hpp>
 #include <cotun/net/unix_seqpacket.hpp>
 
+#include "../support/scripted_port.hpp"
 #include "unix_peers.hpp"
 
 #include <catch2/catch_test_macros.hpp>
@@ -27,13 +28,16 @@ using ::test::hear;
 
 namespace {
 
-struct server {
-    std::vector<unix_seqpacket> all;
+template <class Socket>
+struct server_of {
+    std::vector<Socket> all;
     unsigned failures = 0;
 };
+using server = server_of<unix_seqpacket>;
 
 // As a server does it that goes on whatever happens.
-task<> serve(unix_seqpacket_listener& l, server& s) {
+template <class Listener, class Socket>
+task<> serve(Listener& l, server_of<Socket>& s) {
     for (;;) {
         auto one = co_await as_result(l.accept());
         if (one)
@@ -220,6 +224,51 @@ TEST_CASE("unix seqpacket: connections take no places of streams, nor their buff
         co_return std::to_string(error) + heard;
     };
     CHECK(io.run(both(io, l, d.file("s"))) == "0in from ");
+}
+
+TEST_CASE("accept: while memory is short it pauses, however eager the program, and loses no connection",
+          "[unix][room]") {
+    const auto files = ::test::open_files();
+    {
+        cotun::test::rig r;
+        const auto check = [&](auto& listener, auto& s, int type) {
+            scope serving(r.io);
+            r.kernel.refuse_groups = ENOMEM;
+            serving.spawn(serve(listener, s));
+            r.settle();
+            for (const auto& q : r.kernel.in_flight)
+                if (q.what == cotun::ring::scripted::kind::accept) {
+                    r.kernel.complete(q.name, ::socket(AF_UNIX, type | SOCK_CLOEXEC, 0), q.multishot);
+                    break;
+                }
+            r.settle();
+            CHECK(s.failures == 1);
+            for (unsigned times = 2; times < 6; ++times) {
+                r.settle();
+                CHECK(s.failures == times - 1);
+                r.kernel.advance(1s); // the longest pause
+                r.settle();
+                CHECK(s.failures == times);
+            }
+            r.kernel.refuse_groups = 0;
+            r.settle();
+            CHECK(s.all.empty());
+            r.kernel.advance(1s);
+            r.settle();
+            CHECK(s.all.size() == 1);
+        };
+        SECTION("seqpackets") {
+            unix_seqpacket_listener l = listen_unix_seqpacket(r.io, "@cotun-short", {.read = read_mode::multishot});
+            server s;
+            check(l, s, SOCK_SEQPACKET);
+        }
+        SECTION("streams") {
+            unix_listener l = listen_unix(r.io, "@cotun-short");
+            server_of<unix_stream> s;
+            check(l, s, SOCK_STREAM);
+        }
+    }
+    CHECK(::test::open_files() == files);
 }
 
 TEST_CASE("unix seqpacket: records that no buffer holds are refused at once", "[unix][room]") {
