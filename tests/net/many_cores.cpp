@@ -11,6 +11,7 @@
 #include <arpa/inet.h>
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <netinet/in.h>
 #include <string>
 #include <sys/socket.h>
@@ -56,7 +57,10 @@ public:
     std::string ask(const std::string& words) {
         if (::send(descriptor_, words.data(), words.size(), 0) < 0) return "not sent";
         std::array<char, 64> back{};
-        const ssize_t n = ::recv(descriptor_, back.data(), back.size(), 0);
+        // A ring that this thread had and that is gone interrupts it once more, when the kernel lets go of it.
+        ssize_t n = -1;
+        do n = ::recv(descriptor_, back.data(), back.size(), 0);
+        while (n < 0 && errno == EINTR);
         return n < 0 ? "nothing" : std::string(back.data(), static_cast<std::size_t>(n));
     }
 

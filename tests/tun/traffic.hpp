@@ -129,7 +129,10 @@ public:
     /// None if nothing has come for long.
     std::optional<std::uint64_t> receive() const {
         std::uint64_t number = 0;
-        if (recv(descriptor_, &number, sizeof number, 0) < static_cast<ssize_t>(sizeof number)) return {};
+        ssize_t size = -1;
+        do size = recv(descriptor_, &number, sizeof number, 0);
+        while (size < 0 && errno == EINTR); // a ring of this thread's that is gone interrupts it once more
+        if (size < static_cast<ssize_t>(sizeof number)) return {};
         return number;
     }
     int descriptor() const noexcept { return descriptor_; }
