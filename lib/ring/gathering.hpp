@@ -7,8 +7,9 @@
 // interrupts. How fast they come is measured over spans of time, not counted from one wait to the next: where each
 // wait ends with one packet, that count would always say that there are few.
 //
-// Packets may also come fast but one by one, each an answer to the one before. Then gathering only delays them: waits
-// that have brought too few are not repeated for a while.
+// Packets may also come fast but one by one, each an answer to the one before. Then gathering only delays them: where
+// waits have brought too few, that is tried again after a pause, with a few waits, and each pause is longer: what a
+// program that answers one request at a time feels of it is some requests in ten thousand.
 #pragma once
 
 #include "ring/driver.hpp"
@@ -22,8 +23,10 @@ class gathering {
 public:
     using microseconds = std::chrono::microseconds;
 
-    static constexpr std::chrono::milliseconds span{2};   // that the rate is measured over, at the least
-    static constexpr std::chrono::milliseconds pause{20}; // after waits that were in vain
+    static constexpr std::chrono::milliseconds span{2};         // that the rate is measured over, at the least
+    static constexpr std::chrono::milliseconds first_pause{20}; // after waits that were in vain
+    static constexpr std::chrono::milliseconds longest_pause{320};
+    static constexpr unsigned trial = 4;   // waits, after a pause
     static constexpr unsigned worth = 4;   // packets a wait, for it to gather: more than one and the answer to it
     static constexpr unsigned enough = 16; // packets: a wait that brings as many costs little for each
 
@@ -34,15 +37,20 @@ public:
 
     /// For a wait that begins now.
     microseconds next(clock::time_point now) noexcept {
-        if (now - since_ >= span) decide(now);
+        if (now - since_ >= span || (pause_.count() > 0 && waits_ >= trial && in_vain())) decide(now);
         if (length_ > microseconds(0)) ++waits_;
         return length_;
     }
 
 private:
+    bool in_vain() const noexcept { return arrived_ < worth * waits_; }
+
     void decide(clock::time_point now) noexcept {
         const clock::duration passed = now - since_;
-        if (length_ > microseconds(0) && arrived_ < worth * waits_) resume_ = now + pause;
+        if (length_ > microseconds(0)) {
+            pause_ = in_vain() ? std::clamp(2 * pause_, first_pause, longest_pause) : pause_.zero();
+            if (in_vain()) resume_ = now + pause_;
+        }
         if (now >= resume_ && arrived_ * most_ >= worth * passed)
             length_ = std::min(most_, std::chrono::ceil<microseconds>(enough * passed / std::max(arrived_, 1U)));
         else
@@ -56,8 +64,9 @@ private:
     microseconds length_{0}; // of the waits at present
     clock::time_point since_{};
     clock::time_point resume_{};
-    unsigned arrived_ = 0; // packets since then
-    unsigned waits_ = 0;   // that gathered, since then
+    std::chrono::milliseconds pause_{0}; // the last, if the waits before it were in vain
+    unsigned arrived_ = 0;               // packets since then
+    unsigned waits_ = 0;                 // that gathered, since then
 };
 
 } // namespace cotun::ring

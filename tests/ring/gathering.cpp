@@ -80,8 +80,11 @@ TEST_CASE("gathering: is given up where each packet comes alone, and tried again
     const unsigned each = GENERATE(1U, 2U); // the kernel may answer at once what was written to it
     t.run(1s, 15us, each);                  // fast, but each an answer to the one before
     CHECK(t.gathered > 0);
-    CHECK(t.gathered < t.waits / 8);
-    t.run(gathering::pause + 2 * gathering::span, 40us, 10);
+    CHECK(t.gathered < t.waits / 200);
+    t.run(5s, 15us, each);
+    CHECK(t.gathered > 0);
+    CHECK(t.gathered < t.waits / 2000);
+    t.run(gathering::longest_pause + 2 * gathering::span, 40us, 10);
     t.run(100ms, 40us, 10);
     CHECK(t.gathered == t.waits);
 }
@@ -91,4 +94,14 @@ TEST_CASE("gathering: not at all when switched off") {
     traffic t{g, cotun::ring::clock::time_point(1h)};
     t.run(100ms, 5us, 10);
     CHECK(t.gathered == 0);
+}
+
+TEST_CASE("gathering: a pause is short again when gathering was worth it") {
+    gathering g(most);
+    traffic t{g, cotun::ring::clock::time_point(1h)};
+    t.run(5s, 15us, 1);
+    t.run(gathering::longest_pause + 2 * gathering::span, 40us, 10);
+    t.run(2 * gathering::span, 15us, 1);
+    t.run(gathering::first_pause + 2 * gathering::span, 40us, 10);
+    CHECK(t.gathered > 0);
 }

@@ -38,10 +38,10 @@ ROWS = {
 
 # The key of a trial's figure, its title, the factor to its unit, digits, whether more is better, and the least ratio.
 Figure = collections.namedtuple("Figure", "key title scale digits more target")
-WORK = [Figure("cpu_each", "CPU ns each", 1e9, 1, False, 1.0), Figure("rate", "k/s", 1e-3, 0, True, None)]
-WAKES = [Figure("rate", "k/s", 1e-3, 1, True, 1.0), Figure("cpu_each", "CPU ns each", 1e9, 0, False, None)]
+WORK = [Figure("cpu_each", "CPU ns each", 1e9, 1, False, 1.0), Figure("rate", "k/s", 1e-3, 0, True, 1.0)]
+WAKES = [Figure("rate", "k/s", 1e-3, 1, True, 1.0), Figure("cpu_each", "CPU ns each", 1e9, 0, False, 1.0)]
 ECHO = [Figure("cpu_each", "CPU us/request", 1e6, 2, False, 1.3), Figure("rate", "requests/s", 1, 0, True, 1.0),
-        Figure("p50_us", "p50 us", 1, 1, False, 1.0), Figure("p99_us", "p99 us", 1, 1, False, None)]
+        Figure("p50_us", "p50 us", 1, 1, False, 1.0), Figure("p99_us", "p99 us", 1, 1, False, 1.0)]
 NO_SUCH_ROW = 2  # a program's exit code
 
 
