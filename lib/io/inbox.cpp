@@ -131,6 +131,7 @@ bool inbox::survives(int error) {
     ++statistics_.refused;
     switch (error) {
     case ECONNREFUSED:
+    case ECONNRESET: // a Unix datagram's peer went on to another
     case EHOSTUNREACH:
     case EHOSTDOWN:
     case ENETUNREACH:

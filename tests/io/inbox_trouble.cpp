@@ -184,6 +184,25 @@ TEST_CASE("inbox: poll mode, errors: some are survived, a final one is the end, 
     CHECK(end.error == EBADFD);
 }
 
+TEST_CASE("inbox: refusals that peers cause are no run of errors, however many there are") {
+    const int refusal = GENERATE(ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EMSGSIZE);
+    rig_options options;
+    options.multishot = GENERATE(true, false);
+    reading_rig all(options);
+    auto& [r, p, got, end] = all;
+    for (unsigned i = 0; i < 1000; ++i) {
+        if (options.multishot) {
+            REQUIRE(r.kernel.end(p.descriptor, refusal));
+        } else {
+            refuse(r, p, refusal);
+            readable(r, p);
+        }
+        r.settle();
+    }
+    CHECK_FALSE(end.ended);
+    CHECK(p.reads().refused == 1000);
+}
+
 TEST_CASE("inbox: a run of errors without a packet between them is the end, and no endless loop") {
     rig_options options;
     options.multishot = GENERATE(true, false);
