@@ -166,6 +166,10 @@ public:
 private:
     void ended() noexcept {
         begun_ = false;
+        {
+            const std::lock_guard lock(mutex_); // the thread is out of post(): the reactor may go
+            loop_ = nullptr;
+        }
         if (wait_ == nullptr) return;
         resolve_operation& wait = *std::exchange(wait_, nullptr);
         wait.core_->make_ready(wait);
