@@ -37,7 +37,7 @@ cotun::task<> serve(cotun::tcp_stream client) {
     co_await client.close();
 }
 
-cotun::task<> serve_quietly(cotun::tcp_stream client) { co_await cotun::as_result(serve(std::move(client))); }
+cotun::task<> serve_quietly(cotun::tcp_stream client) { (void)co_await cotun::as_result(serve(std::move(client))); }
 
 cotun::task<> serve_all(cotun::reactor& io, cotun::tcp_listener& listener) {
     for (cotun::scope clients(io);;) {

@@ -88,7 +88,7 @@ private:
 };
 
 /// co_await scope.room().
-class [[nodiscard]] room_operation : detail::stoppable_wait {
+class [[nodiscard]] room_operation final : detail::stoppable_wait {
 public:
     explicit room_operation(scope& of) noexcept : visit_(&of) {}
     room_operation(room_operation&& other) noexcept : stoppable_wait(std::move(other)), visit_(other.visit_.of) {}

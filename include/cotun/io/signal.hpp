@@ -65,7 +65,7 @@ private:
 };
 
 /// Yields the number of the signal.
-class [[nodiscard]] signal_operation : detail::stoppable_wait {
+class [[nodiscard]] signal_operation final : detail::stoppable_wait {
 public:
     signal_operation(detail::reactor_core& core, const signal_set& any) noexcept : core_(&core), any_(any) {}
     /// Only before it is awaited.

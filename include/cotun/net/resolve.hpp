@@ -62,7 +62,7 @@ class lookup;
 }
 
 /// Yields a std::vector<endpoint>.
-class [[nodiscard]] resolve_operation : detail::stoppable_wait {
+class [[nodiscard]] resolve_operation final : detail::stoppable_wait {
 public:
     resolve_operation(detail::reactor_core& core, std::shared_ptr<detail::lookup> lookup) noexcept;
     /// Of an address that is numeric.
