@@ -26,6 +26,10 @@
 #include <cotun/io/signal.hpp>
 #include <cotun/io/statistics.hpp>
 #include <cotun/io/unique_fd.hpp>
+#include <cotun/link/event.hpp>
+#include <cotun/link/link_info.hpp>
+#include <cotun/link/link_name.hpp>
+#include <cotun/link/route.hpp>
 #include <cotun/net/datagram.hpp>
 #include <cotun/net/endpoint.hpp>
 #include <cotun/net/resolve.hpp>

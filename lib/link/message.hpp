@@ -5,7 +5,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -13,6 +12,8 @@
 #include <span>
 #include <stdexcept>
 #include <string_view>
+#include <type_traits>
+#include <vector>
 
 namespace cotun::link {
 
@@ -48,44 +49,102 @@ void for_each_attribute(byte_view bytes, Visit visit) {
     }
 }
 
-// A message while it is put together. The largest that is needed, an IPv6 address with its flags, has about 80 bytes.
+// The number in an attribute, or 0 where it has not that size.
+template <typename T>
+[[nodiscard]] T number_of(byte_view value) noexcept {
+    return value.size() == sizeof(T) ? load<T>(value) : T{};
+}
+
+// Calls visit(header, payload) for each message of a datagram. False where the last one does not fit into it.
+template <typename Visit>
+bool for_each_message(byte_view bytes, Visit visit) {
+    while (bytes.size() >= sizeof(nlmsghdr)) {
+        const auto header = load<nlmsghdr>(bytes);
+        if (header.nlmsg_len < sizeof header || header.nlmsg_len > bytes.size()) return false;
+        visit(header, bytes.subspan(sizeof header, header.nlmsg_len - sizeof header));
+        bytes = skip(bytes, aligned(header.nlmsg_len));
+    }
+    return true;
+}
+
+// A message while it is put together.
 class request {
 public:
     template <typename Header>
     request(std::uint16_t type, unsigned flags, const Header& header) {
-        head_.nlmsg_type = type;
-        head_.nlmsg_flags = static_cast<std::uint16_t>(NLM_F_REQUEST | flags);
+        nlmsghdr head{};
+        head.nlmsg_type = type;
+        head.nlmsg_flags = static_cast<std::uint16_t>(NLM_F_REQUEST | flags);
+        storage_.reserve(256);
+        append(&head, sizeof head);
         append(&header, sizeof header);
     }
 
     void attribute(std::uint16_t type, const void* value, std::size_t size) {
-        const nlattr header{static_cast<std::uint16_t>(sizeof header + size), type};
-        append(&header, sizeof header);
+        const std::size_t at = begin(type);
         append(value, size);
+        end(at);
+    }
+    void attribute(std::uint16_t type, std::span<const std::uint8_t> bytes) {
+        attribute(type, bytes.data(), bytes.size());
+    }
+    template <typename Number>
+    requires std::is_arithmetic_v<Number>
+    void attribute(std::uint16_t type, Number value) { attribute(type, &value, sizeof value); }
+    // With the zero at its end, as the kernel wants names.
+    void text(std::uint16_t type, std::string_view value) {
+        const std::size_t at = begin(type);
+        append(value.data(), value.size());
+        storage_.push_back(std::byte{0});
+        end(at);
+    }
+
+    // What is put in until the end is within an attribute of this type. Gives its place, for end().
+    [[nodiscard]] std::size_t begin(std::uint16_t type) {
+        align();
+        const std::size_t at = storage_.size();
+        const nlattr header{sizeof(nlattr), type};
+        append(&header, sizeof header);
+        return at;
+    }
+    [[nodiscard]] std::size_t nest(std::uint16_t type) {
+        return begin(static_cast<std::uint16_t>(type | NLA_F_NESTED));
+    }
+    void end(std::size_t at) {
+        const std::size_t size = storage_.size() - at;
+        if (size > 0xffff)
+            throw std::length_error("cotun: a netlink request has an attribute longer than any the kernel takes");
+        const auto length = static_cast<std::uint16_t>(size);
+        std::memcpy(storage_.data() + at, &length, sizeof length);
+    }
+    // Any header, within an attribute (IFLA_INFO_DATA of a veth pair).
+    template <typename Header>
+    void raw(const Header& header) {
+        align();
+        append(&header, sizeof header);
     }
 
     void number(std::uint32_t sequence, std::uint32_t port) noexcept {
-        head_.nlmsg_seq = sequence;
-        head_.nlmsg_pid = port;
+        std::memcpy(storage_.data() + offsetof(nlmsghdr, nlmsg_seq), &sequence, sizeof sequence);
+        std::memcpy(storage_.data() + offsetof(nlmsghdr, nlmsg_pid), &port, sizeof port);
     }
 
-    [[nodiscard]] byte_view bytes() const noexcept {
-        std::memcpy(storage_.data(), &head_, sizeof head_);
-        return byte_view{storage_}.first(head_.nlmsg_len);
+    [[nodiscard]] byte_view bytes() noexcept {
+        const auto length = static_cast<std::uint32_t>(storage_.size());
+        std::memcpy(storage_.data() + offsetof(nlmsghdr, nlmsg_len), &length, sizeof length);
+        return storage_;
     }
 
 private:
-    // What lies between the end of one piece and the alignment of the next stays zero.
     void append(const void* piece, std::size_t size) {
-        const std::size_t at = aligned(head_.nlmsg_len);
-        if (at + size > storage_.size())
-            throw std::length_error("cotun: a netlink request has a name or address longer than any the kernel knows");
-        std::memcpy(storage_.data() + at, piece, size);
-        head_.nlmsg_len = static_cast<std::uint32_t>(at + size);
+        const std::size_t at = storage_.size();
+        storage_.resize(at + size);
+        if (size != 0) std::memcpy(storage_.data() + at, piece, size);
     }
+    // What lies between the end of one piece and the alignment of the next is zero.
+    void align() { storage_.resize(aligned(storage_.size())); }
 
-    nlmsghdr head_{.nlmsg_len = sizeof(nlmsghdr), .nlmsg_type = 0, .nlmsg_flags = 0, .nlmsg_seq = 0, .nlmsg_pid = 0};
-    mutable std::array<std::byte, 256> storage_{};
+    std::vector<std::byte> storage_;
 };
 
 } // namespace cotun::link

@@ -6,39 +6,31 @@
 // wherever the thread moves later. Every call sends one request and blocks until the kernel has answered it, which it
 // does within the send, so no call waits for anything but the kernel's own locks. One thread at a time a socket.
 //
-// A refusal is std::system_error with the kernel's errno in the system category. Its text says what was tried, on
+// A refusal is std::system_error with the kernel's errno. Its text says what was tried, on
 // which link, what the kernel says about it (its extended error text, Linux 4.12), and what to do.
 // After a failure the socket can be used again. Source: rtnetlink(7), Documentation/userspace-api/netlink/intro.rst.
 #pragma once
 
+#include <cotun/link/link_info.hpp>
+#include <cotun/wire/address.hpp>
+
+#include "link/answer.hpp"
+#include "link/netlink_port.hpp"
+
 #include <cstdint>
-#include <optional>
-#include <string>
 #include <string_view>
 #include <vector>
 
-#include "cotun/wire/address.hpp"
-
 namespace cotun::link {
 
-class request;
+using cotun::link_info;
 
-struct link_info {
-    unsigned index = 0;                   // never 0 for a link that exists
-    std::string name;                     // shorter than 16 bytes
-    unsigned mtu = 0;                     // bytes, without the link header
-    unsigned flags = 0;                   // IFF_* of <linux/if.h>; IFF_UP is what set_up sets
-    std::optional<wire::mac_address> mac; // empty for a link without Ethernet addresses, such as a TUN device
-    unsigned mtu_min = 0, mtu_max = 0;    // what set_mtu accepts; both 0 where the kernel does not tell
-};
+class order;
 
 class netlink_socket {
 public:
     // Opens a socket in the calling thread's network namespace.
-    netlink_socket();
-    netlink_socket(netlink_socket&& other) noexcept;
-    netlink_socket& operator=(netlink_socket&& other) noexcept;
-    ~netlink_socket();
+    netlink_socket() : port_(false) {}
 
     // ENODEV where there is no such link; EINVAL where the name cannot be one (empty, 16 bytes or more, '/', blank).
     [[nodiscard]] link_info get_link(std::string_view name);
@@ -67,21 +59,17 @@ public:
     void delete_link(unsigned index);
 
 private:
-    struct outcome;
-
-    void send(const request& req);
-    template <typename Visit>
-    outcome exchange(request& req, Visit visit);
-    template <typename Visit>
-    outcome dump(request& req, Visit visit);
+    const outcome& exchange(request& req, answer& a);
+    outcome acknowledge(request& req);
+    outcome dump(request& req, answer& a);
     outcome find_link(request& req, link_info& found);
-    std::string describe(unsigned index);
-    void change_link(request& req, unsigned index, std::string_view intent);
-    [[noreturn]] void refuse(std::string_view intent, unsigned index, const outcome& why, std::string_view remedy = {});
+    link_info get_link(order asked);
+    void perform(order asked);
+    [[noreturn]] void refuse_for(order& asked, const outcome& why);
 
-    int fd_ = -1;
-    std::uint32_t port_ = 0;     // our address in netlink, by which the kernel answers
-    std::uint32_t sequence_ = 0; // of the last request; answers to others are not for it
+    netlink_port port_;
+    std::vector<std::byte> buffer_;
+    std::uint32_t sequence_ = 0; // of the last request
 };
 
 } // namespace cotun::link
