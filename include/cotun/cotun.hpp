@@ -42,6 +42,8 @@
 #include <cotun/net/unix_message.hpp>
 #include <cotun/net/unix_seqpacket.hpp>
 #include <cotun/tun/device.hpp>
+#include <cotun/tun/device_events.hpp>
+#include <cotun/tun/device_options.hpp>
 #include <cotun/version.hpp>
 #include <cotun/wire/address.hpp>
 #include <cotun/wire/checksum.hpp>

@@ -63,6 +63,25 @@ void inbox::set_share(unsigned share) noexcept {
     core_->prepare_later(*this);
 }
 
+// The kernel may fill the old buffers until the read has ended; only then is the group made anew.
+bool inbox::make_room_for(std::size_t size) noexcept {
+    packet_pool& pool = core_->pool();
+    if (size <= pool.payload(class_)) return true;
+    if (size > pool.payload(large_packets) || pool.count(large_packets) == 0) return false;
+    if (state_ == state::made) {
+        class_ = large_packets;
+        return true;
+    }
+    if (state_ != state::reading && state_ != state::withdrawing) return false;
+    if (!core_->move_reader(*this, class_, large_packets)) return false;
+    class_ = large_packets;
+    if (!multishot_) return true;
+    state_ = state::withdrawing;
+    end_read();
+    core_->prepare_later(*this);
+    return true;
+}
+
 // --- packets -------------------------------------------------------------------------------------------------------
 
 void inbox::deliver(packet_slot& slot) {

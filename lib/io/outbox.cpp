@@ -101,7 +101,7 @@ void outbox::finish(entry& e, std::int32_t result) {
     e.request = 0;
     if (result < 0) {
         count(meaning_of(-result));
-    } else if (static_cast<std::uint32_t>(result) != e.size) {
+    } else if (static_cast<std::uint32_t>(result) != e.size + prefix_) {
         ++statistics_.other; // a part of it
         if (first_failure_ == 0) first_failure_ = EIO;
     } else {

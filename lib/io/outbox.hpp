@@ -107,6 +107,7 @@ protected:
 
     reactor_core& core() noexcept { return *core_; }
     unsigned in_flight_ = 0; // requests, the derived class's own included
+    unsigned prefix_ = 0;    // bytes that transmit() puts in front of each packet
     bool tries_ = false;     // transmit() does not wait for room, and there is a transmit_waiting()
 
 private:

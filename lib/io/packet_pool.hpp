@@ -67,6 +67,7 @@ public:
         slot.size = static_cast<std::uint32_t>(size);
         slot.origin_size = 0;
         slot.ancillary = ancillary_state::none;
+        slot.protocol = 0;
     }
     void give(packet_slot* slot) noexcept;
     /// From a packet's owner.

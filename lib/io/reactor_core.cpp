@@ -461,6 +461,17 @@ void reactor_core::remove_reader(inbox& reader) noexcept {
     }
 }
 
+bool reactor_core::move_reader(inbox& reader, size_class from, size_class to) {
+    if (readers(to) + 1 >= pool_->count(to) && pool_->count(to) > 1) return false;
+    readers_[to].all.push_back(&reader);
+    std::erase(readers_[from].all, &reader);
+    std::erase(readers_[from].awaiting_buffer, &reader);
+    set_shares(from);
+    set_shares(to);
+    serve_connections();
+    return true;
+}
+
 // One share is left over for packets that are on their way. What a driver with a small ring can hold bounds it, too.
 void reactor_core::set_shares(size_class c) {
     readers_of_class& r = readers_[c];

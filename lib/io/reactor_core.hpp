@@ -120,6 +120,8 @@ public:
     /// std::errc::no_buffer_space if there are more readers than buffers.
     void add_reader(inbox& reader, size_class c);
     void remove_reader(inbox& reader) noexcept;
+    /// A reader goes on with buffers of another class. False: there is no share left of them, and nothing has changed.
+    bool move_reader(inbox& reader, size_class from, size_class to);
     /// The places of connections that will be readers of the class.
     reader_places& places(size_class c) noexcept { return places_[c]; }
     /// What there is too little of for one more reader.
@@ -153,6 +155,16 @@ public:
     std::uint64_t run_blocking(std::function<void()> work, std::function<void()> ended);
     /// Waits for that work here, and calls `ended` before it returns; does nothing if that has been.
     void finish_blocking(std::uint64_t number);
+
+    /// What a room above keeps one of a reactor; made when it is first asked for, and gone with the reactor. For a few.
+    template <class T>
+    T& extension() {
+        static const char key = 0;
+        for (const auto& e : extensions_)
+            if (e.key == &key) return *static_cast<T*>(e.object.get());
+        extensions_.push_back({&key, std::make_shared<T>()});
+        return *static_cast<T*>(extensions_.back().object.get());
+    }
 
     poll_requests& polls() noexcept { return polls_; }
     signal_hub& signals() noexcept { return signals_; }
@@ -298,6 +310,11 @@ private:
     std::size_t completed_ = 0; // in completions_
     std::size_t delivered_ = 0; // of those, told to their owners
     std::vector<blocking_work> blocking_;
+    struct extension_of_key {
+        const char* key;
+        std::shared_ptr<void> object;
+    };
+    std::vector<extension_of_key> extensions_;
     std::uint64_t last_blocking_ = 0;
     std::exception_ptr failure_;                  // of a spawned task
     std::atomic<int> runner_{0};                  // the thread that is in run(), by the kernel's number

@@ -140,6 +140,7 @@ void stream_reader::on_completion(std::uint32_t, const ring::completion& done) {
             slot.offset = pool().headroom();
             slot.size = static_cast<std::uint32_t>(done.result);
             slot.origin_size = 0;
+            slot.protocol = 0;
             queue_.push_back(pool(), slot);
             hub().holds(*this);
         } else {

@@ -97,6 +97,10 @@ link_info netlink_socket::get_link(unsigned index) { return get_link(link::find_
 void netlink_socket::set_mtu(unsigned index, unsigned mtu) { perform(link::set_mtu(index, mtu)); }
 void netlink_socket::set_up(unsigned index) { perform(link::set_up(index)); }
 void netlink_socket::set_down(unsigned index) { perform(link::set_down(index)); }
+void netlink_socket::set_txqueuelen(unsigned index, unsigned packets) {
+    perform(link::set_transmit_queue_length(index, packets));
+}
+void netlink_socket::set_gso_max_size(unsigned index, unsigned bytes) { perform(link::set_gso_max_size(index, bytes)); }
 void netlink_socket::set_mac(unsigned index, const wire::mac_address& mac) { perform(link::set_mac(index, mac)); }
 void netlink_socket::delete_link(unsigned index) { perform(link::delete_link(index)); }
 

@@ -106,6 +106,18 @@ order set_mtu(unsigned index, unsigned mtu) {
     return made;
 }
 
+order set_transmit_queue_length(unsigned index, unsigned packets) {
+    request req{RTM_SETLINK, NLM_F_ACK, about(index)};
+    req.attribute(IFLA_TXQLEN, std::uint32_t{packets});
+    return {std::move(req), fmt::format("set the transmit queue of LINK to {} packets", packets), index};
+}
+
+order set_gso_max_size(unsigned index, unsigned bytes) {
+    request req{RTM_SETLINK, NLM_F_ACK, about(index)};
+    req.attribute(IFLA_GSO_MAX_SIZE, std::uint32_t{bytes});
+    return {std::move(req), fmt::format("set the largest superpacket of LINK to {} bytes", bytes), index};
+}
+
 order set_mac(unsigned index, const wire::mac_address& mac) {
     request req{RTM_SETLINK, NLM_F_ACK, about(index)};
     req.attribute(IFLA_ADDRESS, mac.bytes());

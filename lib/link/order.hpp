@@ -65,6 +65,8 @@ void check_link_name(std::string_view name, std::string_view intent);
 [[nodiscard]] order set_up(unsigned index);
 [[nodiscard]] order set_down(unsigned index);
 [[nodiscard]] order set_mtu(unsigned index, unsigned mtu);
+[[nodiscard]] order set_transmit_queue_length(unsigned index, unsigned packets);
+[[nodiscard]] order set_gso_max_size(unsigned index, unsigned bytes);
 [[nodiscard]] order set_mac(unsigned index, const wire::mac_address& mac);
 [[nodiscard]] order delete_link(unsigned index);
 

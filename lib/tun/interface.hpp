@@ -3,29 +3,36 @@
 // Making the interface: from device_options to a descriptor.
 #pragma once
 
-#include <cotun/tun/device.hpp>
+#include <cotun/io/unique_fd.hpp>
+#include <cotun/tun/device_options.hpp>
 
 #include <string>
+#include <string_view>
 
 namespace cotun::detail {
 
-/// A descriptor of /dev/net/tun that is attached to an interface, and one that watches for its removal. Move-only.
-class open_interface {
-public:
-    open_interface() noexcept = default;
-    open_interface(open_interface&& other) noexcept { *this = std::move(other); }
-    open_interface& operator=(open_interface&& other) noexcept;
-    ~open_interface();
-    void release() noexcept { descriptor = watch = -1; }
-
-    int descriptor = -1;
-    int watch = -1; // link/removal_watch.hpp
+/// A descriptor of /dev/net/tun that is attached to an interface, and what is known of it.
+struct open_interface {
+    unique_fd descriptor;
     std::string name;
-    unsigned index = 0;
+    unsigned flags = 0; // as TUNGETIFF tells
+    bool packet_information = false;
+    unsigned index = 0; // 0: in a namespace that cannot be entered
     unsigned mtu = 0;
+
+    device_kind kind() const noexcept;
 };
 
-/// Throws std::system_error; then no interface is left. `call`: "open_tun" or "open_tap", for errors.
-open_interface make_interface(const device_options& options, bool tap, const char* call);
+/// Throws std::system_error; then no interface is left that was not there before. `call`: what errors begin with.
+open_interface make_interface(const device_options& options, device_kind kind, const char* call);
+
+/// Finds out what the descriptor is attached to, and refuses what does not fit. Throws std::system_error.
+open_interface adopt_interface(unique_fd descriptor, const adopt_options& options);
+
+/// One more queue of the interface that `descriptor` is attached to.
+unique_fd open_another_queue(int descriptor, std::string_view clone_device);
+
+/// Opens the clone device. Throws std::system_error with the remedy, begun by `subject`.
+unique_fd open_clone_device(std::string_view path, std::string_view subject);
 
 } // namespace cotun::detail

@@ -373,8 +373,25 @@ TEST_CASE("packets that are none: counted, told by flush(), and not the end", "[
     CHECK(dev.writes().packets == 3);
 }
 
-TEST_CASE("packets larger than the buffers, after the MTU was raised from outside", "[tun][invalid]") {
+TEST_CASE("an MTU that was raised from outside reaches the packet pool", "[tun][invalid]") {
     tun_bench b(1400);
+    CAPTURE(name_of(b.mode));
+    output_of("ip link set tun0 mtu 9000");
+    const plain_socket socket;
+    for (std::uint64_t n = 0; n < 10; ++n) {
+        socket.send(n, "10.9.0.2", 8000);
+        socket.send(n, "10.9.0.2", 8);
+    }
+    for (std::uint64_t n = 0; n < 20; ++n) {
+        const std::uint64_t number = run_bounded(b.io, next_number(b.dev));
+        REQUIRE(number == n / 2);
+    }
+    CHECK(b.dev.reads().truncated == 0);
+    CHECK(b.dev.mtu() == 9000);
+}
+
+TEST_CASE("packets larger than any buffer, after the MTU was raised from outside", "[tun][invalid]") {
+    tun_bench b(1400, {.large_count = 0});
     CAPTURE(name_of(b.mode));
     output_of("ip link set tun0 mtu 9000");
     const plain_socket socket;

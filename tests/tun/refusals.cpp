@@ -6,13 +6,12 @@
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/matchers/catch_matchers_string.hpp>
 
-#include <grp.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 
 #include <fmt/format.h>
 
+#include "nobody.hpp"
 #include "traffic.hpp"
 
 using namespace test;
@@ -56,41 +55,6 @@ std::string told_in_child(const std::string& clone_device, Prepare prepare) {
         return "it was not refused";
     });
 }
-
-bool become_nobody() { return setgroups(0, nullptr) == 0 && setgid(65534) == 0 && setuid(65534) == 0; }
-
-// A directory with a node of the TUN driver's in it.
-class own_node {
-public:
-    explicit own_node(mode_t mode) {
-        if (mkdtemp(directory_.data()) == nullptr || chmod(directory_.c_str(), 0755) != 0)
-            SKIP("no temporary directory");
-        path_ = directory_ + "/tun";
-        if (mknod(path_.c_str(), S_IFCHR | mode, makedev(10, 200)) != 0 || chmod(path_.c_str(), mode) != 0) {
-            const int error = errno;
-            remove();
-            SKIP("no device node can be made here: " << std::strerror(error));
-        }
-        const int opened = open(path_.c_str(), O_RDWR | O_CLOEXEC);
-        if (opened < 0) {
-            remove();
-            SKIP("device nodes do not work in the temporary directory");
-        }
-        close(opened);
-    }
-    own_node(const own_node&) = delete;
-    own_node& operator=(const own_node&) = delete;
-    ~own_node() { remove(); }
-    const std::string& path() const noexcept { return path_; }
-
-private:
-    void remove() const {
-        unlink(path_.c_str());
-        rmdir(directory_.c_str());
-    }
-    std::string directory_ = "/tmp/cotun-test-XXXXXX";
-    std::string path_;
-};
 
 } // namespace
 

@@ -42,6 +42,7 @@ struct alignas(64) packet_slot {
     ancillary_state ancillary = ancillary_state::none;
     std::array<std::byte, 28> origin{}; // a struct sockaddr_in or sockaddr_in6
     std::uint16_t next = 0;             // of the slot behind it in a stream's queue
+    std::uint16_t protocol = 0;         // EtherType, where a device tells it; 0: by the packet's first byte
 };
 static_assert(sizeof(packet_slot) == 64);
 
@@ -90,6 +91,12 @@ public:
 
     /// Where a datagram came from, as the kernel's sockaddr; empty for what a device or the program made. See sender().
     std::span<const std::byte> origin() const noexcept { return {slot_->origin.data(), slot_->origin_size}; }
+
+    /// The packet's EtherType, host byte order, where it was read from a device with packet information
+    /// (device_options::packet_information), or was set; else 0.
+    std::uint16_t protocol() const noexcept { return slot_->protocol; }
+    /// What such a device is told to write it as; 0: as IPv4 or IPv6, by its first byte.
+    void set_protocol(std::uint16_t ether_type) noexcept { slot_->protocol = ether_type; }
 
     /// Gives the buffer back.
     void reset() noexcept {

@@ -252,6 +252,10 @@ public:
 
     constexpr mac_address() noexcept = default;
     constexpr explicit mac_address(const bytes_type& bytes) noexcept : bytes_(bytes) {}
+    // From anything that reads as a std::string_view: a literal, a std::string, a view.
+    template <typename Text>
+    requires std::convertible_to<const Text&, std::string_view> mac_address(const Text& text)
+        : mac_address(from_string(text)) {} // NOLINT: implicit by design
 
     // Six numbers of two hexadecimal digits, in either case, with colons between: "02:00:5e:00:53:01".
     [[nodiscard]] static std::optional<mac_address> parse(std::string_view text) noexcept;

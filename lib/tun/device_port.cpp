@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tun/device_port.hpp"
+
+#include "tun/tun_driver.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fmt/format.h>
+#include <linux/if_ether.h>
+#include <netinet/in.h>
+#include <sys/ioctl.h>
+
+namespace cotun::detail {
+namespace {
+
+// A frame may be longer than the MTU by an Ethernet header and a VLAN tag, and have packet information in front. A read
+// that fills its buffer to the last byte may have been cut, so there is one more.
+constexpr unsigned frame_overhead = 14 + 4 + sizeof(tun_pi) + 1;
+
+// The driver's default is INT_MAX.
+bool has_bounded_send_buffer(int descriptor) noexcept {
+    int bytes = 0;
+    return ioctl(descriptor, TUNGETSNDBUF, &bytes) == 0 && bytes != INT32_MAX;
+}
+
+std::uint16_t protocol_of(const packet_slot& slot) noexcept {
+    if (slot.protocol != 0 || slot.size == 0) return slot.protocol;
+    return std::to_integer<unsigned>(slot.base[slot.offset] >> 4) == 6 ? ETH_P_IPV6 : ETH_P_IP;
+}
+
+} // namespace
+
+// --- reading -------------------------------------------------------------------------------------------------------
+
+bool device_inbox::take_information(packet_slot& slot) noexcept {
+    tun_pi information;
+    if (slot.size < sizeof information) return false;
+    std::memcpy(&information, slot.base + slot.offset, sizeof information);
+    if ((information.flags & TUN_PKT_STRIP) != 0) {
+        ++statistics_.truncated;
+        return false;
+    }
+    slot.offset += sizeof information;
+    slot.size -= static_cast<std::uint32_t>(sizeof information);
+    slot.protocol = ntohs(information.proto);
+    return true;
+}
+
+// --- writing -------------------------------------------------------------------------------------------------------
+
+// The packet's own buffer has room for it in front, unless the program has used that up; then the packet is moved, or,
+// where it fills the buffer, refused as the kernel refuses what is too short.
+void device_outbox::transmit_with_information(ring::token request, packet_slot& slot) noexcept {
+    if (slot.offset < prefix_ && slot.size + prefix_ <= slot.capacity) {
+        std::memmove(slot.base + prefix_, slot.base + slot.offset, slot.size);
+        slot.offset = prefix_;
+    }
+    if (slot.offset < prefix_) return core().driver().write(request, port().file(), {slot.base, 0});
+    const tun_pi information{0, htons(protocol_of(slot))};
+    std::byte* const front = slot.base + slot.offset - prefix_;
+    std::memcpy(front, &information, sizeof information);
+    core().driver().write(request, port().file(), {front, slot.size + prefix_});
+}
+
+// --- both ----------------------------------------------------------------------------------------------------------
+
+device_port::device_port(reactor_core& core, open_interface made, port_shape shape)
+    : packet_port(core, made.descriptor.get()),
+      name_(std::move(made.name)),
+      flags_(made.flags),
+      index_(made.index),
+      mtu_(made.mtu),
+      clone_device_(std::move(shape.clone_device)),
+      inbox_(*this, core, core.pool().class_for(std::max(made.mtu, shape.mtu_room) + frame_overhead), shape.read,
+             made.packet_information),
+      outbox_(*this, core, made.packet_information, has_bounded_send_buffer(made.descriptor.get())) {
+    if (index_ != 0) start_watching(); // before the inbox starts: see link_watch::prepare()
+    open();
+    static_cast<void>(made.descriptor.release());
+}
+
+std::string device_port::describe() const { return fmt::format("device \"{}\"", name_); }
+
+std::string device_port::explain(int error) const {
+    switch (error) {
+    case EBADFD:
+    case EBADF:
+    case ENODEV: return "the interface is gone; was it deleted from outside?";
+    case ECANCELED: return "the device was closed by this program";
+    case EIO:
+    case ENETDOWN: return "the link is down: set it up (`ip link set up`), and write again";
+    case EINVAL:
+        return "not a packet that the kernel takes: empty, not IP, or multishot reads were asked for and are not there";
+    default: return "the kernel refused";
+    }
+}
+
+device_kind device_port::kind() const noexcept { return (flags_ & IFF_TAP) != 0 ? device_kind::tap : device_kind::tun; }
+bool device_port::is_multi_queue() const noexcept { return (flags_ & IFF_MULTI_QUEUE) != 0; }
+
+// --- what happens to the link --------------------------------------------------------------------------------------
+
+device_events& device_port::events() {
+    if (!events_) events_.emplace();
+    return *events_;
+}
+
+void device_port::leaving() noexcept {
+    stop_watching();
+    if (events_) events_->end();
+}
+
+// Where the namespace cannot be entered, or netlink is short of memory, packets go all the same.
+void device_port::start_watching() noexcept {
+    try {
+        const unique_fd there = namespace_of(descriptor());
+        watch_link(core(), there.get(), index_);
+        const link_info* const known = watched_link(); // it may have changed since it was looked up
+        if (known != nullptr) resize(known->mtu);
+    } catch (const std::system_error&) {}
+}
+
+void device_port::resize(unsigned mtu) noexcept {
+    mtu_ = mtu;
+    inbox_.make_room_for(mtu + frame_overhead);
+}
+
+void device_port::on_link_event(const link_event& event) noexcept {
+    switch (event.kind) {
+    case link_event_kind::renamed: name_ = event.name.view(); break;
+    case link_event_kind::mtu_changed: resize(event.mtu); break;
+    // The kernel wakes the readers of a device before it takes the device from them (tun_detach_all), and not again:
+    // one that looks in between finds nothing, and would wait for ever. So the reader looks again.
+    case link_event_kind::deleted: inbox_.look_again(); break;
+    case link_event_kind::moved: follow(event); break;
+    default: break;
+    }
+    if (events_) events_->put(event);
+}
+
+// The descriptor stays attached; the link has another index there, and maybe another name.
+void device_port::follow(const link_event& moved) noexcept {
+    attachment now;
+    if (get_attachment(descriptor(), now) != 0) return inbox_.look_again();
+    name_ = now.name;
+    index_ = moved.new_index != 0 ? moved.new_index : index_;
+    start_watching();
+}
+
+} // namespace cotun::detail
