@@ -27,8 +27,12 @@
 #include <cotun/io/statistics.hpp>
 #include <cotun/io/unique_fd.hpp>
 #include <cotun/link/event.hpp>
+#include <cotun/link/link_control.hpp>
 #include <cotun/link/link_info.hpp>
+#include <cotun/link/link_monitor.hpp>
 #include <cotun/link/link_name.hpp>
+#include <cotun/link/link_options.hpp>
+#include <cotun/link/network_namespace.hpp>
 #include <cotun/link/route.hpp>
 #include <cotun/net/datagram.hpp>
 #include <cotun/net/endpoint.hpp>

@@ -124,6 +124,9 @@ public:
         append(&header, sizeof header);
     }
 
+    // Right behind what is there.
+    void append_bytes(std::span<const std::uint8_t> bytes) { append(bytes.data(), bytes.size()); }
+
     void number(std::uint32_t sequence, std::uint32_t port) noexcept {
         std::memcpy(storage_.data() + offsetof(nlmsghdr, nlmsg_seq), &sequence, sizeof sequence);
         std::memcpy(storage_.data() + offsetof(nlmsghdr, nlmsg_pid), &port, sizeof port);
