@@ -27,6 +27,7 @@
 #include <cotun/io/statistics.hpp>
 #include <cotun/io/unique_fd.hpp>
 #include <cotun/link/event.hpp>
+#include <cotun/link/event_operation.hpp>
 #include <cotun/link/link_control.hpp>
 #include <cotun/link/link_info.hpp>
 #include <cotun/link/link_monitor.hpp>

@@ -303,8 +303,6 @@ void link_state_tracker::neighbour_is(ip_neighbour row, bool gone, events& out) 
 
 // --- reading anew --------------------------------------------------------------------------------------------------
 
-void link_state_tracker::begin_reading(tracked) noexcept { ++reading_; }
-
 void link_state_tracker::end_reading(tracked kinds, events& out) {
     // The end of what goes is told before the end of what it belonged to.
     const auto forget = [](auto& all, auto is_gone, auto tell) {

@@ -8,7 +8,8 @@
 // After a loss of messages the state is read anew, while messages go on coming: begin_reading() marks all that is known
 // as unseen, each row and message marks what it is about as seen, and end_reading() tells the end of what was not seen.
 // Rows and messages go by the same take(): either holds what was true when the kernel wrote it, and both come in the
-// order in which they were written if they come by one socket. The first reading is such a reading, with nothing known.
+// order in which they were written if they come by one socket. So a reading begins when all was taken that came before
+// it was asked for. The first reading is such a reading, with nothing known.
 #pragma once
 
 #include <cotun/link/event.hpp>
@@ -45,7 +46,7 @@ public:
     void take(byte_view datagram, events& out);
     void take(const nlmsghdr& header, byte_view payload, events& out);
 
-    void begin_reading(tracked kinds) noexcept;
+    void begin_reading() noexcept { ++reading_; }
     void end_reading(tracked kinds, events& out);
 
     // What is known of the links, the only one for example; nullptr: there is no such link.

@@ -13,6 +13,7 @@
 #include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 #include <sys/socket.h>
+#include <utility>
 
 namespace cotun::link {
 namespace {
@@ -54,8 +55,8 @@ event_reader::event_reader(tracked kinds, unsigned only, bool initial)
 void event_reader::begin(tracked kinds) noexcept {
     reading_ = to_read_ |= kinds;
     incomplete_ = false;
+    fresh_ = true;
     tries_ = 0;
-    tracker_.begin_reading(reading_);
 }
 
 void event_reader::lost() noexcept {
@@ -71,6 +72,8 @@ std::optional<request> event_reader::next_request(std::uint32_t port) {
         doubt_ = false;
         begin(track_v4_routes);
     }
+    // Not before there is nothing left to receive: what was sent before the loss is older than what is read.
+    if (std::exchange(fresh_, false)) tracker_.begin_reading();
     request req = reading_of(tracked{1} << std::countr_zero(to_read_), only_);
     req.number(++sequence_, port);
     awaited_ = true;

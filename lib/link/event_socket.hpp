@@ -56,6 +56,7 @@ private:
     bool incomplete_ = false;  // one was, every time
     tracked reading_ = 0;      // all of this reading
     tracked to_read_ = 0;      // what of it is left
+    bool fresh_ = false;       // nothing of it was asked for yet
     bool silent_ = false;      // the first reading, where nobody wants to be told
     bool announces_ = false;   // `resynchronised` follows
     bool doubt_ = false;       // of the IPv4 routes

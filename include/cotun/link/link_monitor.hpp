@@ -5,7 +5,8 @@
 //     cotun::link_monitor monitor(io);
 //     for (;;) {
 //         cotun::link_event event = co_await monitor.next();
-//         if (event.kind == cotun::link_event_kind::route_added && event.route.destination.length() == 0) follow(event);
+//         if (event.kind == cotun::link_event_kind::route_added && event.route.destination.length() == 0)
+//         follow(event);
 //     }
 //
 // From the constructor on, nothing is missed: what nobody has taken yet waits in the kernel, as many messages as its
@@ -15,24 +16,24 @@
 // Nothing is polled by a timer. IPv4 routes that the kernel drops without a word, as those of a link that is set down,
 // are found by reading the routes again after such a change.
 //
-// Stopping and destroying a wait (coro/stop.hpp) loses no event. Several tasks may wait: each event goes to one.
-// Lifetime: waits when it is closed or destroyed throw std::errc::operation_canceled; the reactor must outlive it.
+// Stopping and destroying a wait loses no event, and several tasks may wait (link/event_operation.hpp).
+// Lifetime: what waits when it is closed or destroyed throws std::errc::operation_canceled. One that was moved from can
+// only be destroyed or assigned to.
 // Thread: the reactor's. Memory: the known links, addresses and routes, some 200 bytes each.
 // Errors: std::system_error. Needs no privileges. Kernel: rtnetlink(7).
 #pragma once
 
-#include <cotun/coro/task.hpp>
 #include <cotun/io/reactor.hpp>
 #include <cotun/link/event.hpp>
+#include <cotun/link/event_operation.hpp>
 #include <cotun/link/network_namespace.hpp>
 
-#include <memory>
 #include <type_traits>
 
 namespace cotun {
 
 namespace link {
-class monitor;
+class event_stream;
 }
 
 struct link_monitor_options {
@@ -61,13 +62,15 @@ public:
     ~link_monitor();
 
     /// Yields the next event; ready at once while there are any.
-    task<link_event> next();
+    link_event_operation next() noexcept;
 
     /// Ends what waits, and closes. Once is enough; more does no harm.
     void close() noexcept;
 
 private:
-    std::shared_ptr<link::monitor> monitor_;
+    void reset() noexcept;
+
+    link::event_stream* stream_ = nullptr; // counted; nullptr once moved from
 };
 
 } // namespace cotun
