@@ -12,6 +12,7 @@ outcome outcome::read(const nlmsghdr& header, byte_view payload) {
     outcome result;
     const auto error = load<std::int32_t>(payload);
     result.error = error < 0 && error >= -4095 ? -error : error == 0 ? 0 : EBADMSG;
+    if (header.nlmsg_type == NLMSG_ERROR && payload.size() < sizeof error) result.error = EBADMSG;
     std::size_t before = sizeof(std::int32_t);
     if (header.nlmsg_type == NLMSG_ERROR) {
         const auto refused = load<nlmsgerr>(payload);
