@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <chrono>
 #include <optional>
+#include <system_error>
 
 namespace cotun::link {
 namespace {
@@ -130,16 +131,18 @@ public:
 
 } // namespace
 
-// Looks up what the link is called, for the words of the refusal.
+// Looks up what the link is called, for the words of the refusal. What becomes of that must not hide it.
 task<> control::refuse(reference self, order& asked, outcome why) {
     found_link a;
     std::string range;
-    if (asked.index() != 0) {
-        order look = find_link(asked.index());
-        task<> looked = exchange(self, look, a);
-        co_await std::move(looked);
-        if (a.found && asked.wants_range(why.error)) range = describe_range(*a.found);
-    }
+    try {
+        if (asked.index() != 0) {
+            order look = find_link(asked.index());
+            task<> looked = exchange(self, look, a);
+            co_await std::move(looked);
+        }
+    } catch (const std::system_error&) {}
+    if (a.found && asked.wants_range(why.error)) range = describe_range(*a.found);
     asked.refuse(why, describe_link(a.found ? &*a.found : nullptr, asked.index()), range);
 }
 

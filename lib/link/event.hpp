@@ -52,8 +52,9 @@ public:
     // What is known of the links, the only one for example; nullptr: there is no such link.
     [[nodiscard]] const link_info* find(unsigned index) const noexcept;
 
-    // Whether, since it was last asked, something happened after which the kernel drops IPv4 routes without a word
-    // (fib_flush() in net/ipv4/fib_frontend.c): then they have to be read again.
+    // Whether, since it was last asked, something happened after which the kernel drops routes without a word: IPv4's
+    // always (fib_flush() in net/ipv4/fib_frontend.c), IPv6's where the sysctl net.ipv6.route.skip_notify_on_dev_down
+    // says so. Then they have to be read again.
     [[nodiscard]] bool take_doubt_of_routes() noexcept;
 
 private:

@@ -70,7 +70,7 @@ std::optional<request> event_reader::next_request(std::uint32_t port) {
     if (to_read_ == 0) {
         if (!doubt_) return std::nullopt;
         doubt_ = false;
-        begin(track_v4_routes);
+        begin(kinds_ & track_routes);
     }
     // Not before there is nothing left to receive: what was sent before the loss is older than what is read.
     if (std::exchange(fresh_, false)) tracker_.begin_reading();
@@ -98,7 +98,7 @@ void event_reader::take(byte_view datagram, std::uint32_t port, events& out) {
         tracker_.take(header, payload, out);
         if (silent_) out.resize(told);
     });
-    if (tracker_.take_doubt_of_routes()) doubt_ = (kinds_ & track_v4_routes) != 0;
+    if (tracker_.take_doubt_of_routes()) doubt_ = (kinds_ & track_routes) != 0;
 }
 
 // A link that is not there any more (ENODEV) was not seen, and its end is told. What the kernel cannot tell of at all,

@@ -59,7 +59,7 @@ private:
     bool fresh_ = false;       // nothing of it was asked for yet
     bool silent_ = false;      // the first reading, where nobody wants to be told
     bool announces_ = false;   // `resynchronised` follows
-    bool doubt_ = false;       // of the IPv4 routes
+    bool doubt_ = false;       // of the routes
     int tries_ = 0;
 };
 

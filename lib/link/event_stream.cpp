@@ -49,9 +49,10 @@ std::exception_ptr event_stream::closed_failure() const {
         std::system_error(ECANCELED, std::generic_category(), fmt::format("{}: it was closed by this program", call_)));
 }
 
-// Whether there is an event now.
+// Whether there is an event now. Where there is none because of all that is told of other things, the poll that follows
+// ends at once.
 bool event_stream::fill() {
-    while (events_.empty()) {
+    for (int i = 0; events_.empty() && i < turn; ++i) {
         read_.clear();
         const bool more = socket_->read(read_);
         events_.insert(events_.end(), read_.begin(), read_.end());

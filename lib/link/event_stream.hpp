@@ -43,6 +43,7 @@ public:
 private:
     friend class cotun::link_event_operation;
     static constexpr std::chrono::milliseconds pause{10}; // where there is no room for a request
+    static constexpr int turn = 64;                       // datagrams that are read before others have a turn
 
     ~event_stream();
     bool try_take(link_event_operation& w);

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 
@@ -47,7 +48,9 @@ order add_address(unsigned index, const link_address& a, creation how) {
     if (a.lifetimes != address_lifetimes{}) {
         ifa_cacheinfo life{};
         const auto seconds = [](const std::optional<std::chrono::seconds>& time, std::uint32_t otherwise) {
-            return time ? static_cast<std::uint32_t>(time->count()) : otherwise;
+            constexpr std::chrono::seconds longest{0xfffffffe}; // one more is for ever
+            return time ? static_cast<std::uint32_t>(std::clamp(*time, std::chrono::seconds{0}, longest).count())
+                        : otherwise;
         };
         life.ifa_valid = seconds(a.lifetimes.valid, 0xffffffff);
         life.ifa_prefered = seconds(a.lifetimes.preferred, life.ifa_valid);

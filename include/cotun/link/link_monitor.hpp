@@ -13,8 +13,8 @@
 // buffer holds. When there are more, the kernel drops them; the state is then read anew, what is different is told, and
 // then `resynchronised` (link/event.hpp): the events that were told add up to what there is, at that moment.
 //
-// Nothing is polled by a timer. IPv4 routes that the kernel drops without a word, as those of a link that is set down,
-// are found by reading the routes again after such a change.
+// Nothing is polled by a timer. Routes that the kernel drops without a word, as IPv4's of a link that is set down, are
+// found by reading the routes again after such a change.
 //
 // Stopping and destroying a wait loses no event, and several tasks may wait (link/event_operation.hpp).
 // Lifetime: what waits when it is closed or destroyed throws std::errc::operation_canceled. One that was moved from can
