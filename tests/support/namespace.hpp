@@ -120,6 +120,13 @@ private:
     std::string name_;
 };
 
+/// Whether there are other users than this one: in a user namespace as of `unshare -Ur` there are none.
+inline bool has_other_users() {
+    std::ifstream map("/proc/self/uid_map");
+    std::uint64_t first = 0, outside = 0, count = 0;
+    return map >> first >> outside >> count && count > 65534;
+}
+
 inline void need_tun() {
     if (geteuid() != 0) SKIP("needs root");
     const int there = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
