@@ -16,6 +16,9 @@ namespace cotun::link {
 // Its descriptor. Throws std::system_error if it is gone, or no namespace. `call`: for errors, "open_tun".
 [[nodiscard]] unique_fd open_namespace(const netns_reference& which, std::string_view call);
 
+// Whether the descriptor is of the calling thread's own.
+[[nodiscard]] bool is_current_namespace(int descriptor) noexcept;
+
 // Calls `body` there, waits for it, and throws what it throws. `what`: for errors, how the namespace is called.
 void run_in_namespace(int descriptor, std::string_view what, std::string_view call, const std::function<void()>& body);
 

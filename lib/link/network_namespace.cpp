@@ -96,6 +96,13 @@ unique_fd link::open_namespace(const netns_reference& which, std::string_view ca
     return opened;
 }
 
+bool link::is_current_namespace(int descriptor) noexcept {
+    struct stat own {
+    }, other{};
+    return ::stat("/proc/thread-self/ns/net", &own) == 0 && ::fstat(descriptor, &other) == 0 &&
+           own.st_ino == other.st_ino && own.st_dev == other.st_dev;
+}
+
 void link::run_in_namespace(int descriptor, std::string_view what, std::string_view call,
                             const std::function<void()>& body) {
     std::exception_ptr failure;

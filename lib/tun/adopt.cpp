@@ -5,12 +5,13 @@
 
 #include "io/fail.hpp"
 #include "link/netlink.hpp"
-#include "tun/namespace_thread.hpp"
+#include "link/netns_scope.hpp"
 #include "tun/tun_driver.hpp"
 
 #include <cerrno>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <functional>
 
 namespace cotun::detail {
 namespace {
@@ -49,6 +50,15 @@ void check(const attachment& found, const adopt_options& options) {
     if (options.mtu > 65535 || options.mtu_room > 65535) unlike("an MTU is 65535 at the most");
 }
 
+// `there`: the interface's, or none, where it is not known: then it is taken for the calling thread's.
+void in_namespace_of(const unique_fd& there, std::string_view name, const char* call,
+                     const std::function<void()>& body) {
+    if (there && !link::is_current_namespace(there.get()))
+        link::run_in_namespace(there.get(), fmt::format("the network namespace of {}", name), call, body);
+    else
+        body();
+}
+
 // Found by netlink: TUNGETIFF does not tell.
 struct mismatch {
     const char* what;
@@ -83,10 +93,7 @@ open_interface adopt_interface(unique_fd descriptor, const adopt_options& option
     if (fcntl(file, F_SETFD, FD_CLOEXEC) < 0) refuse(errno, "setting FD_CLOEXEC");
     const unique_fd there = namespace_of(file);
     try {
-        if (there && !is_current_namespace(there.get()))
-            run_in_namespace(there.get(), adopting, [&] { look_up(made); });
-        else
-            look_up(made);
+        in_namespace_of(there, made.name, adopting, [&] { look_up(made); });
     } catch (const mismatch& unlike) {
         refuse(EINVAL, fmt::format("{}: {}", made.name, unlike.what));
     } catch (const std::system_error& refused) {
@@ -122,10 +129,7 @@ unique_fd open_another_queue(int descriptor, std::string_view clone_device) {
         default: fail(error, fmt::format("{}: attaching to {} (TUNSETIFF)", opening, name));
         }
     };
-    if (there && !is_current_namespace(there.get()))
-        run_in_namespace(there.get(), opening, open_it);
-    else
-        open_it();
+    in_namespace_of(there, of.name, opening, open_it);
     return queue;
 }
 

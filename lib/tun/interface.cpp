@@ -3,7 +3,7 @@
 
 #include "io/fail.hpp"
 #include "link/netlink.hpp"
-#include "tun/namespace_thread.hpp"
+#include "link/netns_scope.hpp"
 #include "tun/tun_driver.hpp"
 
 #include <cerrno>
@@ -260,15 +260,8 @@ unique_fd open_clone_device(std::string_view path, std::string_view subject) {
 
 open_interface make_interface(const device_options& options, device_kind kind, const char* call) {
     const attempt opening(options, kind, call);
-    if (!options.netns.empty() && options.netns_descriptor >= 0)
-        fail(EINVAL, fmt::format("{}: a namespace by name and one by descriptor: give one of them", call));
-    if (options.netns.empty() && options.netns_descriptor < 0) return opening.make();
     open_interface made;
-    const unique_fd there =
-        options.netns.empty() ? unique_fd::duplicate_of(options.netns_descriptor) : open_namespace(options.netns, call);
-    const std::string subject =
-        options.netns.empty() ? std::string(call) : fmt::format("{}: network namespace {}", call, options.netns.view());
-    run_in_namespace(there.get(), subject, [&] { made = opening.make(); });
+    link::run_in_namespace(options.netns, call, [&] { made = opening.make(); });
     return made;
 }
 

@@ -2,7 +2,7 @@
 #include "tun/link_watch.hpp"
 
 #include "io/fail.hpp"
-#include "tun/namespace_thread.hpp"
+#include "link/netns_scope.hpp"
 
 #include <algorithm>
 #include <cassert>
@@ -54,7 +54,7 @@ link_watch& link_watch::of(reactor_core& core, int netns) {
     constexpr cotun::link::event_socket_options options{};
     if (key == key_of_namespace(-1)) return *new link_watch(core, key, unique_fd(), cotun::link::event_socket(options));
     std::optional<cotun::link::event_socket> opened;
-    run_in_namespace(netns, "watching a link", [&] { opened.emplace(options); });
+    cotun::link::run_in_namespace(netns, "a network namespace", "watching a link", [&] { opened.emplace(options); });
     return *new link_watch(core, key, unique_fd::duplicate_of(netns), std::move(*opened));
 }
 
@@ -145,7 +145,7 @@ link_info link_watch::ask(unsigned index) {
         if (key_ == key_of_namespace(-1))
             open();
         else
-            run_in_namespace(netns_.get(), "asking about a link", open);
+            cotun::link::run_in_namespace(netns_.get(), "a network namespace", "asking about a link", open);
     }
     return asking_->get_link(index);
 }

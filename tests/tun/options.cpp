@@ -279,7 +279,6 @@ TEST_CASE("options that do not go together are refused by name", "[tun][options]
     CHECK(tun_refused({.txqueuelen = 2'000'000}, {"txqueuelen", "1000000"}) == EINVAL);
     CHECK(tun_refused({.gso_max_size = 70'000}, {"gso_max_size", "65536"}) == EINVAL);
     CHECK(tun_refused({.mtu_room = 70'000}, {"mtu_room", "65535"}) == EINVAL);
-    CHECK(tun_refused({.netns = "some", .netns_descriptor = 0}, {"give one"}) == EINVAL);
     CHECK(refusal([&] { const cotun::device dev = cotun::open_tap(io, {.napi_fragments = true}); }, {"needs napi"})
               .value() == EINVAL);
     CHECK(refusal([&] { const cotun::device dev = cotun::open_tap(io, {.mac = "01:00:5e:00:53:07"}); }, {"unicast"})
@@ -295,14 +294,19 @@ TEST_CASE("a device is opened in a namespace given by a descriptor, and the reac
     REQUIRE(netns);
     const auto before = current_namespace();
     cotun::reactor io;
-    cotun::device dev =
-        cotun::open_tun(io, {.name = "far0", .addresses = {"10.9.0.1/24"}, .netns_descriptor = netns.get()});
+    cotun::device dev = cotun::open_tun(
+        io,
+        {.name = "far0", .addresses = {"10.9.0.1/24"}, .netns = cotun::netns_reference::of_descriptor(netns.get())});
     CHECK(current_namespace() == before);
     CHECK_FALSE(has_interface("far0"));
     CHECK_THAT(output_of("ip -n " + there.name() + " -j addr show dev far0"), ContainsSubstring("10.9.0.1"));
     run_bounded(io, dev.close());
     CHECK_FALSE(run("ip -n " + there.name() + " link show dev far0").good());
     const cotun::unique_fd other(open("/dev/null", O_RDONLY | O_CLOEXEC));
-    refusal([&] { const cotun::device none = cotun::open_tun(io, {.netns_descriptor = other.get()}); },
-            {"entering a network namespace"});
+    refusal(
+        [&] {
+            const cotun::device none =
+                cotun::open_tun(io, {.netns = cotun::netns_reference::of_descriptor(other.get())});
+        },
+        {"open_tun", "no namespace"});
 }

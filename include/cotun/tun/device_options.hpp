@@ -8,6 +8,7 @@
 
 #include <cotun/io/option_values.hpp>
 #include <cotun/io/read_mode.hpp>
+#include <cotun/link/network_namespace.hpp>
 #include <cotun/wire/address.hpp>
 
 #include <cstdint>
@@ -39,11 +40,9 @@ struct device_options {
     unsigned mtu_room = 0;
     /// Whether to set the interface up. False leaves it as it is.
     bool up = true;
-    /// The network namespace to open it in: a name as in `ip netns`, or a path. Empty: the calling thread's. The
-    /// reactor stays where it is.
-    option_text netns{};
-    /// The same by an open descriptor, which stays the caller's. -1: by `netns`.
-    int netns_descriptor = -1;
+    /// The network namespace to open it in: by a name as in `ip netns`, a path, a handle, a descriptor, or a process
+    /// (link/network_namespace.hpp). Empty: the calling thread's. The reactor stays where it is.
+    netns_reference netns{};
 
     existing_interface existing = existing_interface::refuse;
     /// Several queues, each a descriptor of its own: see device::open_queue(). An interface has it for good or not.
