@@ -24,7 +24,7 @@ namespace cotun {
 class event;
 
 /// co_await event.wait().
-class [[nodiscard]] event_wait_operation : detail::stoppable_wait {
+class [[nodiscard]] event_wait_operation final : detail::stoppable_wait {
 public:
     explicit event_wait_operation(event& of) noexcept : of_(&of) {}
     event_wait_operation(event_wait_operation&& other) noexcept : stoppable_wait(std::move(other)), of_(other.of_) {}

@@ -35,7 +35,7 @@ namespace cotun {
 class interval;
 
 /// co_await tick.next().
-class [[nodiscard]] tick_operation : detail::stoppable_wait, detail::timer {
+class [[nodiscard]] tick_operation final : detail::stoppable_wait, detail::timer {
 public:
     explicit tick_operation(interval& of) noexcept : of_(&of) {}
     /// Only before it is awaited.

@@ -117,7 +117,7 @@ struct reactor_options {
 };
 
 /// co_await io.sleep_for(...), io.sleep_until(...), io.yield().
-class [[nodiscard]] sleep_operation : detail::stoppable_wait, detail::timer {
+class [[nodiscard]] sleep_operation final : detail::stoppable_wait, detail::timer {
 public:
     using clock = std::chrono::steady_clock;
 

@@ -37,7 +37,7 @@ class poll_requests;
 struct poll_request;
 } // namespace detail
 
-class [[nodiscard]] readiness_operation : detail::waiter, detail::stop_link {
+class [[nodiscard]] readiness_operation final : detail::waiter, detail::stop_link {
 public:
     readiness_operation(detail::reactor_core& core, int descriptor, short events) noexcept
         : core_(&core), descriptor_(descriptor), events_(events) {}

@@ -21,7 +21,7 @@ namespace link {
 class event_stream;
 }
 
-class [[nodiscard]] link_event_operation : detail::stoppable_wait {
+class [[nodiscard]] link_event_operation final : detail::stoppable_wait {
 public:
     explicit link_event_operation(link::event_stream& from) noexcept : from_(&from) {}
     /// Only before it is awaited.
