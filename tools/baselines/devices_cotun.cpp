@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// The devices of tools/bench's `devices` as a user of cotun would have them:
+//
+//   devices_cotun life N              opens, configures and closes N devices, one after another
+//   devices_cotun together N          opens N devices, and closes them together
+//   devices_cotun read N RATE MS CPU  opens N devices, reads all of them by one reactor while a thread on CPU sends
+//                                     RATE datagrams a second to them in turn, for MS milliseconds
+//
+// In the namespace that it is started in. One line of JSON on stdout; times in nanoseconds, memory in bytes.
+
+#include "devices.hpp"
+#include "devices_life.hpp"
+
+#include <array>
+#include <atomic>
+#include <cotun/cotun.hpp>
+#include <ctime>
+#include <fstream>
+#include <memory>
+#include <thread>
+
+namespace {
+
+using cotun::task;
+using devices::clock;
+using devices::phase;
+
+cotun::device open_device(cotun::reactor& io, unsigned number) {
+    const std::string name = devices::name_of(number);
+    const std::string v4 = devices::v4_of(number) + "/24";
+    const std::string v6 = devices::v6_of(number) + "/64";
+    cotun::device_options options;
+    options.name = name;
+    options.addresses = {v4, v6};
+    options.mtu = devices::mtu;
+    return cotun::open_tun(io, options);
+}
+
+// Two requests a device, of the quarter that is kept for reading; eight buffers a device, and as many to spare.
+cotun::reactor_options room_for(unsigned count) {
+    cotun::reactor_options options;
+    options.requests = std::clamp(10 * count, 1024U, 16384U);
+    options.pool.small_count = std::clamp(9 * count, 1024U, 32768U);
+    return options;
+}
+
+// --- memory --------------------------------------------------------------------------------------------------------
+
+long long field_of(const char* file, const std::string& name) {
+    std::ifstream lines(file);
+    for (std::string line; std::getline(lines, line);)
+        if (line.compare(0, name.size() + 1, name + ":") == 0) return std::stoll(line.substr(name.size() + 1)) * 1024;
+    return 0;
+}
+
+/// Bytes of the process, and of the kernel as a whole: what else runs on the machine is in the latter, too.
+struct memory {
+    long long own = field_of("/proc/self/status", "RssAnon");
+    long long kernel = field_of("/proc/meminfo", "Slab") + field_of("/proc/meminfo", "Percpu") +
+                       field_of("/proc/meminfo", "KernelStack") + field_of("/proc/meminfo", "PageTables");
+};
+
+// --- life ----------------------------------------------------------------------------------------------------------
+
+task<> live(cotun::reactor& io, unsigned count, phase& open, phase& close) {
+    for (unsigned i = 0; i < count; ++i) {
+        std::unique_ptr<cotun::device> device;
+        open.time([&] { device = std::make_unique<cotun::device>(open_device(io, 0)); });
+        co_await io.yield(); // the first read is with the kernel
+        co_await io.yield();
+        const clock::time_point begin = clock::now();
+        co_await device->close();
+        close.add(clock::now() - begin);
+    }
+}
+
+void row_life(unsigned count) {
+    cotun::reactor io;
+    phase open, close;
+    io.run(live(io, count, open, close));
+    open.print("open", "{");
+    close.print("close", ", ");
+    std::printf("}\n");
+}
+
+// --- together ------------------------------------------------------------------------------------------------------
+
+std::vector<cotun::device> open_all(cotun::reactor& io, unsigned count, phase& open) {
+    std::vector<cotun::device> all;
+    all.reserve(count);
+    for (unsigned i = 0; i < count; ++i) open.time([&] { all.push_back(open_device(io, i)); });
+    return all;
+}
+
+task<> close_together(cotun::reactor& io, std::vector<cotun::device>& all) {
+    cotun::scope closing(io);
+    for (cotun::device& device : all) closing.spawn(device.close());
+    co_await closing.join();
+}
+
+task<> pass(cotun::reactor& io) {
+    co_await io.yield();
+    co_await io.yield();
+}
+
+void row_together(unsigned count) {
+    cotun::reactor io(room_for(count));
+    io.run(pass(io)); // the ring is there, and the reactor's own memory
+    phase open, close;
+    const memory before;
+    std::vector<cotun::device> all = open_all(io, count, open);
+    io.run(pass(io));
+    const memory after;
+    close.time([&] { io.run(close_together(io, all)); });
+    open.print("open", "{");
+    close.print("close_all", ", ");
+    std::printf(", \"memory\": %lld, \"kernel_memory\": %lld}\n", after.own - before.own, after.kernel - before.kernel);
+}
+
+// --- read ----------------------------------------------------------------------------------------------------------
+
+/// What the load has sent and the reader has read.
+struct traffic {
+    std::atomic<std::uint64_t> sent{0};
+    std::uint64_t read = 0;
+};
+
+double cpu_seconds(clockid_t of) {
+    timespec time{};
+    ::clock_gettime(of, &time);
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) / 1e9;
+}
+
+// As a program would that has a task a device: waits, takes, and lets the packet go.
+task<> read_all(cotun::device& device, traffic& seen) {
+    for (;;) {
+        cotun::packet packet = co_await device.read_packet();
+        if (packet.bytes()[0] == std::byte{0x45}) ++seen.read; // and not what the kernel sends of its own
+    }
+}
+
+class load {
+public:
+    load(unsigned count, unsigned rate, unsigned cpu, traffic& t) : rate_(rate), traffic_(t) {
+        for (unsigned i = 0; i < count; ++i) {
+            sockaddr_in& a = to_.emplace_back();
+            a.sin_family = AF_INET;
+            a.sin_port = htons(5201);
+            std::string address = devices::v4_of(i);
+            address.back() = '2'; // its neighbour
+            ::inet_pton(AF_INET, address.c_str(), &a.sin_addr);
+        }
+        thread_ = std::thread([this, cpu] { run(cpu); });
+    }
+    ~load() {
+        over_ = true;
+        thread_.join();
+    }
+
+private:
+    static constexpr unsigned batch = 32;
+
+    void run(unsigned cpu) {
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        ::sched_setaffinity(0, sizeof one, &one);
+        const baseline::descriptor socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+        std::array<char, 64> payload{};
+        iovec span{payload.data(), payload.size()};
+        std::array<mmsghdr, batch> messages{};
+        const clock::time_point begin = clock::now();
+        std::uint64_t sent = 0;
+        while (!over_) {
+            const double passed = std::chrono::duration<double>(clock::now() - begin).count();
+            const auto due = static_cast<std::uint64_t>(passed * rate_);
+            const auto next = static_cast<unsigned>(std::min<std::uint64_t>(due - std::min(due, sent), batch));
+            for (unsigned i = 0; i < next; ++i) {
+                msghdr& header = messages[i].msg_hdr;
+                header.msg_name = &to_[(sent + i) % to_.size()];
+                header.msg_namelen = sizeof(sockaddr_in);
+                header.msg_iov = &span;
+                header.msg_iovlen = 1;
+            }
+            const int done = next == 0 ? 0 : ::sendmmsg(socket.get(), messages.data(), next, 0);
+            if (done > 0) traffic_.sent = sent += static_cast<unsigned>(done);
+        }
+    }
+
+    double rate_;
+    traffic& traffic_;
+    std::vector<sockaddr_in> to_;
+    std::atomic<bool> over_{false};
+    std::thread thread_;
+};
+
+task<> measure(cotun::reactor& io, unsigned count, unsigned rate, unsigned milliseconds, unsigned cpu) {
+    phase open;
+    std::vector<cotun::device> all = open_all(io, count, open);
+    traffic t;
+    cotun::scope readers(io);
+    for (cotun::device& device : all) readers.spawn(read_all(device, t));
+    co_await io.sleep_for(std::chrono::milliseconds(300)); // the devices' own first packets are over
+    const load sending(count, rate, cpu, t);
+    co_await io.sleep_for(std::chrono::milliseconds(200));
+    const cotun::reactor_statistics before = io.statistics();
+    const std::uint64_t sent = t.sent, read = t.read;
+    const double spent = cpu_seconds(CLOCK_THREAD_CPUTIME_ID);
+    const clock::time_point begin = clock::now();
+    co_await io.sleep_for(std::chrono::milliseconds(milliseconds));
+    const double seconds = std::chrono::duration<double>(clock::now() - begin).count();
+    const double cpu_time = cpu_seconds(CLOCK_THREAD_CPUTIME_ID) - spent;
+    const cotun::reactor_statistics after = io.statistics();
+    std::printf("{\"sent\": %llu, \"read\": %llu, \"seconds\": %.6f, \"cpu_seconds\": %.9f, \"enters\": %llu, "
+                "\"exhausted\": %llu}\n",
+                static_cast<unsigned long long>(t.sent - sent), static_cast<unsigned long long>(t.read - read), seconds,
+                cpu_time, static_cast<unsigned long long>(after.enters - before.enters),
+                static_cast<unsigned long long>(after.buffers_exhausted - before.buffers_exhausted));
+    std::fflush(stdout);
+    readers.request_stop();
+    co_await readers.join();
+    co_await close_together(io, all);
+}
+
+void row_read(unsigned count, unsigned rate, unsigned milliseconds, unsigned cpu) {
+    cotun::reactor io(room_for(count));
+    io.run(measure(io, count, rate, milliseconds, cpu));
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+    const auto number = [&](int i) {
+        return baseline::parse_number(argv[i], 0, 100'000'000, "argument " + std::to_string(i));
+    };
+    const std::string row = argc > 1 ? argv[1] : "";
+    try {
+        if (row == "life" && argc == 3)
+            row_life(number(2));
+        else if (row == "together" && argc == 3)
+            row_together(number(2));
+        else if (row == "read" && argc == 6)
+            row_read(number(2), number(3), number(4), number(5));
+        else
+            throw std::invalid_argument("usage: devices_cotun life N | together N | read N RATE MILLISECONDS CPU");
+        return 0;
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "devices_cotun: %s\n", error.what());
+        return 1;
+    }
+}
