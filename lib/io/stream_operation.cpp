@@ -25,7 +25,9 @@ bool stream_read_waiter::await_ready() {
         failure_ = ECANCELED;
         return true;
     }
-    return r.is_free() && feed(r);
+    if (!r.is_free()) return false;
+    r.mark();
+    return feed(r);
 }
 
 bool stream_read_waiter::suspend(std::coroutine_handle<> who, const await_context& context) {
@@ -157,6 +159,7 @@ bool stream_write_operation::await_ready() {
     }
     if (!writer.accept(*this)) return false;
     bytes_ = {};
+    pieces_ = {};
     return true;
 }
 
@@ -185,6 +188,22 @@ void stream_write_operation::on_stop() noexcept {
     if (!is_ready()) to_->writer().interrupt(*this);
 }
 
+void stream_write_operation::advance(std::size_t count) noexcept {
+    sent_ += count;
+    while (count > 0) {
+        const std::size_t size = std::min(count, bytes_.size());
+        count -= size;
+        bytes_ = bytes_.subspan(size);
+        skip_empty();
+    }
+}
+
+std::size_t stream_write_operation::left() const noexcept {
+    std::size_t all = bytes_.size();
+    for (const std::span<const std::byte> piece : pieces_) all += piece.size();
+    return all;
+}
+
 void stream_write_operation::leave() noexcept {
     to_->writer().withdraw(*this);
     to_->drop();
@@ -199,7 +218,7 @@ void stream_write_operation::await_resume() {
     if (sent_ == 0) detail::throw_stopped();
     detail::fail(ECANCELED, fmt::format("{}: writing: stopped when a part had been sent ({} bytes; {} are left): "
                                         "nothing more can be written, close the stream",
-                                        to_->describe(), sent_, bytes_.size()));
+                                        to_->describe(), sent_, left()));
 }
 
 stream_flush_operation::~stream_flush_operation() {

@@ -102,6 +102,11 @@ std::string stream_port::explain(int error) const {
     case ENETUNREACH: return "there is no route to the peer any more";
     case ENOMEM:
     case ENOBUFS: return "memory is short";
+    case EBADF: return "a descriptor was closed that belongs to the stream, or to what it was to pass on";
+    case ETOOMANYREFS:
+        return "more descriptors are on their way than this user may have open (`ulimit -n`): the receivers do not "
+               "take "
+               "them";
     default: return "the kernel refused";
     }
 }

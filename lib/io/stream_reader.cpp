@@ -5,9 +5,13 @@
 #include "io/stream_port.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <new>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
 
 namespace cotun::detail {
 
@@ -38,6 +42,7 @@ void stream_reader::settle(stream_read_waiter& w) noexcept {
     if (promised_ != &w) return;
     promised_ = nullptr;
     if (closed_) return drop();
+    mark();
     serve();
     port_->schedule();
 }
@@ -50,6 +55,7 @@ std::span<const std::byte> stream_reader::front() const noexcept {
 }
 
 void stream_reader::consume(std::size_t count) noexcept {
+    if (arrived_) arrived_->read(count);
     if (spilled_ < spill_.size()) {
         spilled_ += count;
         if (spilled_ < spill_.size()) return;
@@ -81,7 +87,12 @@ std::size_t stream_reader::copy(std::span<std::byte> into) noexcept {
 }
 
 void stream_reader::unread(std::span<const std::byte> bytes) noexcept {
-    if (bytes.empty() || closed_) return;
+    if (bytes.empty()) return;
+    if (arrived_) arrived_->unread(bytes.size());
+    if (closed_) {
+        if (arrived_) arrived_->drop_unread();
+        return;
+    }
     try {
         spill_.erase(spill_.begin(), spill_.begin() + static_cast<std::ptrdiff_t>(std::exchange(spilled_, 0U)));
         spill_.insert(spill_.begin(), bytes.begin(), bytes.end());
@@ -104,11 +115,13 @@ packet stream_reader::take() noexcept {
     if (spilled_ == spill_.size()) {
         packet_slot& slot = queue_.pop_front(pool());
         hub().released(*this);
+        if (arrived_) arrived_->read(slot.size);
         return packet_pool::lease(&slot);
     }
     packet_slot* slot = pool().take(small_packets);
     if (slot == nullptr) return {};
-    const std::size_t size = std::min(spill_.size() - spilled_, pool().payload(small_packets));
+    std::size_t size = std::min(spill_.size() - spilled_, pool().payload(small_packets));
+    if (arrived_) size = std::min(size, arrived_->together());
     pool().start(*slot, size);
     std::memcpy(slot->base + slot->offset, spill_.data() + spilled_, size);
     consume(size);
@@ -119,10 +132,15 @@ packet stream_reader::take() noexcept {
 
 void stream_reader::arm(bool multishot) noexcept {
     if (static_cast<link<starving_kind>&>(*this).linked()) return;
-    if (hub().in_group() == 0) return hub().starve(*this);
+    if (!arrived_ && hub().in_group() == 0) return hub().starve(*this);
     request_ = port_->core().begin_receive(*this);
     if (request_ == 0) return hub().await_room(*this); // what was begun before there were so many streams is in flight
     cancelled_ = false;
+    if (arrived_) {
+        port_->core().reserve_requests(-1);
+        port_->core().driver().poll(request_, port_->file(), POLLIN, false);
+        return;
+    }
     armed_multishot_ = multishot && port_->core().driver().supports(ring::feature::receive_multishot);
     port_->core().reserve_requests(-1);
     port_->core().driver().receive(request_, port_->file(), hub().group(), armed_multishot_);
@@ -148,6 +166,7 @@ void stream_reader::on_completion(std::uint32_t, const ring::completion& done) {
         }
     }
     if (!done.more && done.result <= 0) receive_ended(done.result, asked);
+    if (arrived_ && done.result > 0) receive_messages();
     serve();
     if (!closed_)
         port_->schedule();
@@ -173,6 +192,47 @@ void stream_reader::receive_ended(std::int32_t result, bool asked) {
         [[fallthrough]];
     default: error_ = -result;
     }
+}
+
+// Only for somebody who waits: what nobody asked for stays with the kernel. What there is no buffer for does, too.
+void stream_reader::receive_messages() noexcept {
+    for (unsigned count = 0; count < bound; ++count) {
+        serve();
+        if (closed_ || ended() || wants_slot_ || waiters_.empty() || promised_ != nullptr) return;
+        if (!receive_message()) return;
+    }
+}
+
+// False: there is no more for the moment.
+bool stream_reader::receive_message() noexcept {
+    packet_slot* slot = pool().take(small_packets);
+    if (slot == nullptr) {
+        wants_slot_ = true;
+        hub().starve_of_pool(*this);
+        return false;
+    }
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(most_passed * sizeof(int))> control; // NOLINT: the kernel's
+    const std::span<std::byte> space = pool().space(*slot);
+    iovec into{space.data(), space.size()};
+    msghdr message{};
+    message.msg_iov = &into;
+    message.msg_iovlen = 1;
+    message.msg_control = control.data();
+    message.msg_controllen = arrived_->control_room();
+    message.msg_flags = MSG_CMSG_CLOEXEC;
+    const ssize_t result = port_->core().driver().receive_now(port_->file(), message);
+    if (result <= 0) {
+        pool().give(slot);
+        receive_ended(static_cast<std::int32_t>(result), false);
+        return false;
+    }
+    slot->offset = pool().headroom();
+    slot->size = static_cast<std::uint32_t>(result);
+    slot->origin_size = 0;
+    arrived_->came(slot->size, std::span(control).first(message.msg_controllen), (message.msg_flags & MSG_CTRUNC) != 0);
+    queue_.push_back(pool(), *slot);
+    hub().holds(*this);
+    return true;
 }
 
 void stream_reader::fed() noexcept {
@@ -235,6 +295,7 @@ void stream_reader::drop() noexcept {
     drop_queue();
     spill_ = {};
     spilled_ = 0;
+    if (arrived_) arrived_->drop_unread();
 }
 
 // What has arrived for a waiter is its own; the buffers are the others'.

@@ -9,16 +9,22 @@
 //
 // Unread bytes are, in order, in the spill (memory of the reader's own, counted as buffers, too) and in the queue
 // (buffers of the pool). The spill has also what a read that was given up had taken, which its own size bounds.
+//
+// Where descriptors may come beside the bytes, a poll is in flight instead, and what it tells of is received at once
+// (recvmsg(2)), for somebody who waits: so what comes with descriptors never lies in a buffer that nobody knows.
 #pragma once
 
 #include <cotun/io/packet.hpp>
 #include <cotun/io/stream_operation.hpp>
 
 #include "io/links.hpp"
+#include "io/passed_descriptors.hpp"
 #include "io/stream_queue.hpp"
 #include "ring/requests.hpp"
 
+#include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace cotun::detail {
@@ -57,6 +63,12 @@ public:
     std::size_t copy(std::span<std::byte> into) noexcept;
     /// Puts bytes back in front of all others.
     void unread(std::span<const std::byte> bytes) noexcept;
+    /// A read begins: what was read before is settled.
+    void mark() noexcept {
+        if (arrived_) arrived_->mark();
+    }
+    /// What came beside the bytes; nullptr: descriptors are not taken.
+    arrived_descriptors* arrived() const noexcept { return arrived_.get(); }
     /// Whether take() has a buffer; asks for one if not.
     bool can_take() noexcept;
     packet take() noexcept;
@@ -73,6 +85,8 @@ public:
 
     // --- for the port ---------------------------------------------------------------------------------------------
 
+    /// Takes descriptors, from the first byte on.
+    void accept_descriptors(std::unique_ptr<arrived_descriptors> into) noexcept { arrived_ = std::move(into); }
     void prepare() noexcept;
     void close() noexcept;
     void cancel() noexcept;
@@ -83,6 +97,8 @@ public:
 private:
     void arm(bool multishot) noexcept;
     void receive_ended(std::int32_t result, bool asked);
+    void receive_messages() noexcept;
+    bool receive_message() noexcept;
     void serve() noexcept;
     void move_to_spill() noexcept;
     std::size_t unread_buffers() const noexcept;
@@ -102,6 +118,7 @@ private:
     stream_queue queue_;
     std::size_t spilled_ = 0; // of the spill, what has been read
     std::vector<std::byte> spill_;
+    std::unique_ptr<arrived_descriptors> arrived_;
     // Ready, and not resumed yet. The next one's turn is when it has resumed: what it took, or is to take, comes back
     // if it is destroyed instead, and is in front of all others' bytes.
     stream_read_waiter* promised_ = nullptr;

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/stream_writer.hpp"
 
+#include "io/passed_descriptors.hpp"
 #include "io/stream_hub.hpp"
 #include "io/stream_port.hpp"
 
 #include <cerrno>
 #include <cstring>
 #include <new>
+#include <utility>
 
 namespace cotun::detail {
 
@@ -20,8 +22,8 @@ int stream_writer::refusal() const noexcept {
 
 // Behind others that wait, a write waits too.
 bool stream_writer::accept(stream_write_operation& w) noexcept {
-    if (!waiters_.empty()) return false;
-    if (!w.packet_) return accept_copy(w.bytes_);
+    if (!waiters_.empty() || w.beside_ != nullptr) return false;
+    if (!w.packet_) return accept_copy(w.bytes_, w.pieces_);
     if (queue_.size() >= window || !port_->hub().may_keep_to_send()) return false;
     packet_slot* slot = packet_pool::unwrap(std::move(w.packet_));
     queue_.push_back(port_->core().pool(), *slot);
@@ -31,25 +33,35 @@ bool stream_writer::accept(stream_write_operation& w) noexcept {
     return true;
 }
 
-bool stream_writer::accept_copy(std::span<const std::byte> bytes) noexcept {
+bool stream_writer::accept_copy(std::span<const std::byte> bytes, piece_list pieces) noexcept {
     packet_pool& pool = port_->core().pool();
     const std::size_t payload = pool.payload(small_packets);
-    if (bytes.size() > payload) return false;
-    const std::size_t room = std::min(bytes.size(), room_in_last());
+    std::size_t all = bytes.size();
+    for (std::size_t i = 0; i < pieces.size() && all <= payload; ++i) all += pieces[i].size();
+    if (all > payload) return false;
+    std::size_t room = std::min(all, room_in_last());
     packet_slot* last = room > 0 ? &queue_.back(pool) : nullptr;
     packet_slot* more = nullptr;
-    if (room < bytes.size()) {
+    if (room < all) {
         more = queue_.size() < window ? port_->hub().take_to_send() : nullptr;
         if (more == nullptr) return false;
-        pool.start(*more, bytes.size() - room);
-        std::memcpy(more->base + more->offset, bytes.data() + room, bytes.size() - room);
+        pool.start(*more, 0);
     }
-    if (room > 0) {
-        std::memcpy(last->base + last->offset + last->size, bytes.data(), room);
-        last->size += static_cast<std::uint32_t>(room);
+    const auto append = [](packet_slot& to, std::span<const std::byte> piece) {
+        if (piece.empty()) return;
+        std::memcpy(to.base + to.offset + to.size, piece.data(), piece.size());
+        to.size += static_cast<std::uint32_t>(piece.size());
+    };
+    for (;; pieces = pieces.subspan(1)) {
+        const std::size_t fits = std::min(bytes.size(), room);
+        if (fits > 0) append(*last, bytes.first(fits));
+        if (fits < bytes.size()) append(*more, bytes.subspan(fits));
+        room -= fits;
+        if (pieces.empty()) break;
+        bytes = pieces.front();
     }
     if (more != nullptr) queue_.push_back(pool, *more);
-    accepted_ += bytes.size();
+    accepted_ += all;
     port_->schedule();
     return true;
 }
@@ -119,27 +131,37 @@ void stream_writer::prepare() noexcept {
 
 void stream_writer::submit() noexcept {
     packet_pool& pool = port_->core().pool();
-    const std::size_t pieces = queue_.size() + (waiters_.empty() ? 0 : 1);
-    if (pieces > 1 && !gather_) gather_.reset(new (std::nothrow) gather);
+    auto* const first = waiters_.empty() ? nullptr : &static_cast<stream_write_operation&>(waiters_.front());
+    const bool alone = queue_.empty() && first != nullptr && first->beside_ != nullptr;
+    const std::size_t pieces = queue_.size() + (first != nullptr ? 1 + first->pieces_.size() : 0);
+    if ((pieces > 1 || alone) && !gather_) gather_.reset(new (std::nothrow) gather);
+    if (alone && !gather_) {
+        first->failure_ = ENOMEM;
+        port_->core().make_ready(*first);
+        return port_->schedule();
+    }
     const std::size_t most = gather_ ? gather_->pieces.size() : 1; // short of memory: one by one
     request_ = port_->core().begin(*this, 0);
     if (request_ == 0) return port_->hub().await_room(*this);
     end_asked_ = false;
+    flying_ = 0;
+    flier_ = nullptr;
+    if (alone) return submit_with_descriptors(*first);
     std::size_t used = 0;
     iovec only{};
     const auto add = [&](const std::byte* data, std::size_t size) {
         (most > 1 ? gather_->pieces[used] : only) = {const_cast<std::byte*>(data), size};
         ++used;
     };
-    flying_ = 0;
     for (stream_queue rest = queue_; !rest.empty() && used < most; ++flying_) {
         const packet_slot& slot = rest.pop_front(pool);
         add(slot.base + slot.offset, slot.size);
     }
-    flier_ = nullptr;
-    if (!waiters_.empty() && flying_ == queue_.size() && used < most) {
-        flier_ = &static_cast<stream_write_operation&>(waiters_.front());
-        add(flier_->bytes_.data(), flier_->bytes_.size());
+    if (first != nullptr && first->beside_ == nullptr && flying_ == queue_.size() && used < most) {
+        flier_ = first;
+        add(first->bytes_.data(), first->bytes_.size());
+        for (std::size_t i = 0; i < first->pieces_.size() && used < most; ++i)
+            if (!first->pieces_[i].empty()) add(first->pieces_[i].data(), first->pieces_[i].size());
     }
     if (used == 1) {
         const iovec& piece = most > 1 ? gather_->pieces[0] : only;
@@ -155,6 +177,18 @@ void stream_writer::submit() noexcept {
     port_->core().driver().send_message(request_, port_->file(), gather_->header);
 }
 
+// Nothing else is in this send. The kernel reads the control message whenever it tries, until it has ended.
+void stream_writer::submit_with_descriptors(stream_write_operation& w) noexcept {
+    flier_ = &w;
+    gather_->pieces[0] = {const_cast<std::byte*>(w.bytes_.data()), w.bytes_.size()};
+    gather_->header = msghdr{};
+    gather_->header.msg_iov = gather_->pieces.data();
+    gather_->header.msg_iovlen = 1;
+    gather_->header.msg_control = w.beside_->control();
+    gather_->header.msg_controllen = w.beside_->control_size();
+    port_->core().driver().send_message(request_, port_->file(), gather_->header);
+}
+
 void stream_writer::on_completion(std::uint32_t, const ring::completion& done) {
     request_ = 0;
     const bool asked = std::exchange(end_asked_, false);
@@ -163,12 +197,23 @@ void stream_writer::on_completion(std::uint32_t, const ring::completion& done) {
     if (done.result > 0) advance(static_cast<std::size_t>(done.result));
     if (flier != nullptr && flier->stopping_ && !flier->is_ready()) end_interrupted(*flier);
     const int error = -done.result;
-    const bool goes_on = error <= 0 || error == EINTR || error == EAGAIN || (error == ECANCELED && asked);
+    const bool goes_on = error <= 0 || error == EINTR || error == EAGAIN || (error == ECANCELED && asked) ||
+                         (flier != nullptr && ends_one(*flier, error));
     if (!goes_on && failure_ == 0) fail(error);
     if (failure_ != 0) drop();
     wake_flushers();
     port_->schedule();
     port_->progress();
+}
+
+// Descriptors that the kernel does not take are no reason to end the stream: nothing of the write has gone.
+bool stream_writer::ends_one(stream_write_operation& w, int error) noexcept {
+    if (w.beside_ == nullptr) return false;
+    if (error != EBADF && error != EINVAL && error != ETOOMANYREFS && error != EPERM && error != EACCES) return false;
+    if (w.is_ready()) return true; // stopped meanwhile
+    w.failure_ = error;
+    port_->core().make_ready(w);
+    return true;
 }
 
 void stream_writer::advance(std::size_t count) noexcept {
@@ -185,8 +230,8 @@ void stream_writer::advance(std::size_t count) noexcept {
     }
     if (count == 0) return;
     auto& w = static_cast<stream_write_operation&>(waiters_.front());
-    w.bytes_ = w.bytes_.subspan(count);
-    w.sent_ += count;
+    if (w.beside_ != nullptr) std::exchange(w.beside_, nullptr)->clear();
+    w.advance(count);
     if (w.bytes_.empty() || w.some_) port_->core().make_ready(w);
 }
 

@@ -4,7 +4,7 @@
 //
 // What is to be sent, in order: buffers with bytes that were accepted, then waiters whose bytes go out from their own
 // memory. One send is in flight at a time, for as much of it as one system call takes; where it stops, the next goes
-// on.
+// on. What brings descriptors begins a send of its own, since they go with its first byte.
 #pragma once
 
 #include <cotun/coro/waiter.hpp>
@@ -69,10 +69,14 @@ private:
     // What a send of several pieces points to, until it has completed.
     struct gather {
         msghdr header{};
-        std::array<iovec, window + 1> pieces{};
+        std::array<iovec, 2 * window> pieces{};
     };
 
-    bool accept_copy(std::span<const std::byte> bytes) noexcept;
+    using piece_list = std::span<const std::span<const std::byte>>;
+
+    bool accept_copy(std::span<const std::byte> bytes, piece_list more = {}) noexcept;
+    void submit_with_descriptors(stream_write_operation& w) noexcept;
+    bool ends_one(stream_write_operation& w, int error) noexcept;
     /// What the last buffer still takes.
     std::size_t room_in_last() const noexcept;
     void submit() noexcept;

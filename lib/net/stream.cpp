@@ -44,6 +44,9 @@ stream_write_operation stream_socket::write(std::span<const std::byte> bytes) no
 stream_write_operation stream_socket::write(std::string_view text) noexcept {
     return {port(), std::as_bytes(std::span(text))};
 }
+stream_write_operation stream_socket::write(std::span<const std::span<const std::byte>> pieces) noexcept {
+    return {port(), pieces};
+}
 stream_write_operation stream_socket::write(packet p) noexcept { return {port(), std::move(p)}; }
 stream_write_some_operation stream_socket::write_some(std::span<const std::byte> bytes) noexcept {
     return {port(), bytes};

@@ -2,6 +2,7 @@
 #include "net/unix_inbox.hpp"
 
 #include "io/packet_port.hpp"
+#include "io/passed_descriptors.hpp"
 #include "io/reactor_core.hpp"
 #include "net/unix_address.hpp"
 
@@ -28,44 +29,6 @@ std::size_t control_room(const unix_kind& kind) noexcept {
 }
 
 std::size_t name_size(const unix_kind& kind) noexcept { return kind.connected ? 0 : name_room; }
-
-// Calls `use` with each descriptor. The kernel has already opened them: whoever reads this owns them.
-template <class Use>
-void for_each_descriptor(std::span<const std::byte> control, Use use) {
-    cmsghdr header{};
-    while (control.size() >= sizeof header) {
-        std::memcpy(&header, control.data(), sizeof header);
-        if (header.cmsg_len < CMSG_LEN(0) || header.cmsg_len > control.size()) return;
-        std::span<const std::byte> data = control.subspan(CMSG_LEN(0), header.cmsg_len - CMSG_LEN(0));
-        if (header.cmsg_level == SOL_SOCKET && header.cmsg_type == SCM_RIGHTS)
-            for (; data.size() >= sizeof(int); data = data.subspan(sizeof(int))) {
-                int descriptor = -1;
-                std::memcpy(&descriptor, data.data(), sizeof descriptor);
-                use(descriptor);
-            }
-        control = control.subspan(std::min<std::size_t>(CMSG_ALIGN(header.cmsg_len), control.size()));
-    }
-}
-
-void close_descriptors(std::span<const std::byte> control) noexcept {
-    for_each_descriptor(control, [](int descriptor) { unique_fd(descriptor).reset(); });
-}
-
-// All of them, or none and std::bad_alloc; they are closed then. Most messages bring none, and need no memory.
-std::vector<unique_fd> descriptors_in(std::span<const std::byte> control) {
-    std::vector<unique_fd> all;
-    std::size_t count = 0;
-    for_each_descriptor(control, [&](int) { ++count; });
-    if (count == 0) return all;
-    try {
-        all.reserve(count);
-    } catch (const std::bad_alloc&) {
-        close_descriptors(control);
-        throw;
-    }
-    for_each_descriptor(control, [&](int descriptor) { all.emplace_back(descriptor); });
-    return all;
-}
 
 } // namespace
 

@@ -21,33 +21,12 @@ constexpr std::chrono::milliseconds pause_time{1};
 constexpr std::uint8_t pointer_size = sizeof(unix_attachment*);
 static_assert(pointer_size <= sizeof(packet_slot::origin));
 
-void write_control(unix_attachment& a) {
-    const std::size_t bytes = a.descriptors.size() * sizeof(int);
-    a.control_size = CMSG_SPACE(bytes);
-    a.control = std::make_unique<std::byte[]>(a.control_size);
-    cmsghdr header{};
-    header.cmsg_level = SOL_SOCKET;
-    header.cmsg_type = SCM_RIGHTS;
-    header.cmsg_len = CMSG_LEN(bytes);
-    std::memcpy(a.control.get(), &header, sizeof header);
-    std::byte* into = a.control.get() + CMSG_LEN(0);
-    for (const unique_fd& d : a.descriptors) {
-        const int number = d.get();
-        std::memcpy(into, &number, sizeof number);
-        into += sizeof number;
-    }
-}
-
 void check(const packet& p, const std::vector<unique_fd>& descriptors) {
     if (!p && !descriptors.empty())
         fail(EINVAL,
              "Unix socket: sending descriptors with an empty packet (moved from?): they need a message to go with, "
              "which may have no bytes: co_await io.allocate(0)");
-    if (descriptors.size() > most_descriptors)
-        fail(EINVAL, fmt::format("Unix socket: sending {} descriptors; a message carries at most {} (SCM_MAX_FD)",
-                                 descriptors.size(), most_descriptors));
-    for (const unique_fd& d : descriptors)
-        if (!d) fail(EINVAL, "Unix socket: sending a unique_fd that is empty (moved from?)");
+    check_passed(descriptors, "Unix socket");
 }
 
 bool has_peer(int descriptor) noexcept {
@@ -71,14 +50,7 @@ unix_attachment* unix_outbox::attach(const packet& p, std::string_view to, std::
     if (free_ == nullptr) free_ = &attachments_.emplace_back();
     unix_attachment& a = *free_;
     a.to = address;
-    a.descriptors = std::move(descriptors);
-    a.control_size = 0;
-    try {
-        if (!a.descriptors.empty()) write_control(a);
-    } catch (...) {
-        a.descriptors.clear();
-        throw;
-    }
+    a.descriptors = descriptors_to_send(std::move(descriptors));
     free_ = std::exchange(a.next_free, nullptr);
     return &a;
 }
@@ -104,8 +76,7 @@ void unix_outbox::detach(packet_slot& slot) noexcept {
     unix_attachment* attached = attachment_of(slot);
     if (attached == nullptr) return;
     slot.origin_size = 0;
-    attached->descriptors.clear(); // closes them
-    attached->control.reset();
+    attached->descriptors.clear();
     attached->next_free = std::exchange(free_, attached);
 }
 
@@ -163,9 +134,9 @@ int unix_outbox::write_some() {
             header.msg_name = &attached->to.bytes;
             header.msg_namelen = attached->to.size;
         }
-        if (attached->control_size != 0) {
-            header.msg_control = attached->control.get();
-            header.msg_controllen = attached->control_size;
+        if (!attached->descriptors.empty()) {
+            header.msg_control = attached->descriptors.control();
+            header.msg_controllen = attached->descriptors.control_size();
         }
     }
     const int sent = core().driver().send_now(port().file(), {messages.data(), count});

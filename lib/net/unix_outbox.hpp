@@ -11,6 +11,7 @@
 #include <cotun/io/unique_fd.hpp>
 
 #include "io/outbox.hpp"
+#include "io/passed_descriptors.hpp"
 #include "io/reactor_core.hpp"
 #include "net/unix_address.hpp"
 
@@ -26,9 +27,7 @@ namespace cotun::detail {
 /// What goes with one message. The packet's slot names it, in place of its origin.
 struct unix_attachment {
     unix_address to; // size 0: the connected peer
-    std::vector<unique_fd> descriptors;
-    std::unique_ptr<std::byte[]> control; // the descriptors as the kernel reads them
-    std::size_t control_size = 0;
+    descriptors_to_send descriptors;
     unix_attachment* next_free = nullptr;
 };
 

@@ -12,9 +12,10 @@
 // that waits its turn leaves the stream as it was. Stopping one of which a part has been sent breaks the stream: the
 // peer would take what follows for the rest. Later writes throw std::errc::connection_aborted then. Destroying a write
 // that the kernel works on waits until the kernel has let go of the memory.
-// write_some() takes what may be copied at once, of any size; while that is nothing, it waits its turn, and takes what
-// the kernel then does in one system call. Of what it takes it tells, though it was stopped: it never breaks the
-// stream.
+// A write of several pieces is one write: they go out in order, in one system call as far as that takes them, from
+// where they are. The pieces, and the array that names them, are memory that is named. write_some() takes what may be
+// copied at once, of any size; while that is nothing, it waits its turn, and takes what the kernel then does in one
+// system call. Of what it takes it tells, though it was stopped: it never breaks the stream.
 //
 // Lifetime: memory that is named must outlive the await; the stream need not. Thread: the reactor's.
 // Several coroutines may read, or write, one stream; each has its turn in the order in which they came.
@@ -43,6 +44,7 @@ public:
 
 namespace detail {
 
+class descriptors_to_send;
 class stream_port;
 class stream_reader;
 class stream_writer;
@@ -159,17 +161,21 @@ class [[nodiscard]] stream_write_operation : public detail::waiter, detail::stop
 public:
     stream_write_operation(detail::stream_port& to, std::span<const std::byte> bytes) noexcept
         : to_(&to), bytes_(bytes) {}
+    stream_write_operation(detail::stream_port& to, std::span<const std::span<const std::byte>> pieces) noexcept
+        : to_(&to), pieces_(pieces) {
+        skip_empty();
+    }
     stream_write_operation(detail::stream_port& to, packet&& p) noexcept;
     stream_write_operation(stream_write_operation&& other) noexcept // only before it is awaited
         : waiter(),
           stop_link(),
           to_(other.to_),
           bytes_(other.bytes_),
+          pieces_(other.pieces_),
           packet_(std::move(other.packet_)),
+          beside_(std::exchange(other.beside_, nullptr)),
           some_(other.some_) {}
-    ~stream_write_operation() {
-        if (holds_port_) leave();
-    }
+    ~stream_write_operation() { end(); }
 
     bool await_ready();
     template <class Promise>
@@ -183,17 +189,32 @@ protected:
     struct some {};
     stream_write_operation(detail::stream_port& to, std::span<const std::byte> bytes, some) noexcept
         : to_(&to), bytes_(bytes), some_(true) {}
+    stream_write_operation(detail::stream_port& to, std::span<const std::byte> bytes,
+                           detail::descriptors_to_send* beside) noexcept
+        : to_(&to), bytes_(bytes), beside_(beside) {}
     std::size_t resume_some();
+    /// Returns when the kernel has let go of all that is named.
+    void end() noexcept {
+        if (std::exchange(holds_port_, false)) leave();
+    }
 
 private:
     friend class detail::stream_writer;
     void on_stop() noexcept override;
     void leave() noexcept;
+    /// Of what is to be sent, so many bytes have been.
+    void advance(std::size_t count) noexcept;
+    void skip_empty() noexcept {
+        for (; bytes_.empty() && !pieces_.empty(); pieces_ = pieces_.subspan(1)) bytes_ = pieces_.front();
+    }
+    std::size_t left() const noexcept;
 
     detail::stream_port* to_;
-    std::span<const std::byte> bytes_; // what is not sent yet
+    std::span<const std::byte> bytes_;                   // what is not sent yet; empty: all is
+    std::span<const std::span<const std::byte>> pieces_; // and what follows that
     std::size_t sent_ = 0;
     packet packet_;
+    detail::descriptors_to_send* beside_ = nullptr; // what goes with the first byte, until it has gone
     int failure_ = 0;
     bool some_ = false;     // it is content with a part
     bool stopping_ = false; // asked to stop, or destroyed, while the kernel worked on it

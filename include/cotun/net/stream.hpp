@@ -52,6 +52,9 @@ public:
     stream_write_operation write(std::span<const std::byte> bytes) noexcept;
     stream_write_operation write(std::string_view text) noexcept;
     stream_write_operation write(packet p) noexcept;
+    /// Writes all of several pieces, in order: `const std::array parts{head, body}; co_await s.write(parts);`. The
+    /// array is memory that is named, as the pieces are.
+    stream_write_operation write(std::span<const std::span<const std::byte>> pieces) noexcept;
     /// Waits until some of it can be taken, and takes what can at once; yields how many bytes, 0 only of none.
     stream_write_some_operation write_some(std::span<const std::byte> bytes) noexcept;
     /// Waits until all that was accepted is with the kernel.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What Unix datagram and seqpacket sockets receive and send, and the operations for it.
+// What Unix datagram and seqpacket sockets receive and send, and the operations for it. Streams pass descriptors, too:
+// net/unix.hpp.
 //
 // Descriptors: a message may carry descriptors of open files, which then are open in the receiving program too
 // (SCM_RIGHTS, unix(7)). A socket takes them only if its options say how many a message may bring; else the kernel
