@@ -26,46 +26,51 @@ bool filtered(const char* proc) {
     return false;
 }
 
-std::string explain_not_permitted(const char* proc) {
+ring_refusal not_permitted(const char* proc) {
     const std::string disabled = first_word_of(fmt::format("{}/sys/kernel/io_uring_disabled", proc));
     if (disabled == "2")
-        return "io_uring is switched off on this machine (kernel.io_uring_disabled = 2): "
-               "`sysctl -w kernel.io_uring_disabled=0`";
+        return {"io_uring is switched off on this machine (kernel.io_uring_disabled = 2)",
+                "`sysctl -w kernel.io_uring_disabled=0`"};
     if (disabled == "1")
-        return "io_uring is kept for privileged processes (kernel.io_uring_disabled = 1): run with CAP_SYS_ADMIN, join "
-               "the group in kernel.io_uring_group, or `sysctl -w kernel.io_uring_disabled=0`";
+        return {"io_uring is kept for privileged processes (kernel.io_uring_disabled = 1)",
+                "run with CAP_SYS_ADMIN, join the group in kernel.io_uring_group, or "
+                "`sysctl -w kernel.io_uring_disabled=0`"};
     if (filtered(proc))
-        return "a seccomp filter forbids io_uring (container engines do so by default): allow io_uring_setup, "
-               "io_uring_enter and io_uring_register in the container's seccomp profile";
-    return "the kernel or a security module forbids io_uring to this process";
+        return {"a seccomp filter forbids io_uring (container engines do so by default)",
+                "allow io_uring_setup, io_uring_enter and io_uring_register in the container's seccomp profile"};
+    return {"the kernel or a security module forbids io_uring to this process", ""};
 }
 
-std::string explain_no_memory() {
+ring_refusal no_memory() {
     rlimit limit{};
     getrlimit(RLIMIT_MEMLOCK, &limit);
-    return fmt::format("not enough lockable memory even for the smallest ring (RLIMIT_MEMLOCK is {} KiB): raise "
-                       "`ulimit -l` (container engines: --ulimit memlock), or run with CAP_IPC_LOCK",
-                       limit.rlim_cur / 1024);
+    return {fmt::format("not enough lockable memory even for the smallest ring (RLIMIT_MEMLOCK is {} KiB)",
+                        limit.rlim_cur / 1024),
+            "raise `ulimit -l` (container engines: --ulimit memlock), or run with CAP_IPC_LOCK"};
 }
 
 } // namespace
 
-std::string explain_refused_ring(int error, const char* proc) {
-    const char* tried = "reactor: io_uring_setup: ";
+ring_refusal refused_ring(int error, const char* proc) {
     switch (error) {
     case EPERM:
-    case EACCES: return tried + explain_not_permitted(proc);
+    case EACCES: return not_permitted(proc);
     case ENOSYS:
-        return tried + std::string(filtered(proc) ? "a seccomp filter hides io_uring: allow io_uring_setup, "
-                                                    "io_uring_enter and io_uring_register in its profile"
-                                                  : "this kernel was built without io_uring (CONFIG_IO_URING)");
-    case ENOMEM: return tried + explain_no_memory();
+        if (filtered(proc))
+            return {"a seccomp filter hides io_uring",
+                    "allow io_uring_setup, io_uring_enter and io_uring_register in its profile"};
+        return {"this kernel was built without io_uring (CONFIG_IO_URING)", ""};
+    case ENOMEM: return no_memory();
     case EMFILE:
-    case ENFILE: return tried + std::string("out of file descriptors: raise `ulimit -n`");
-    case EINVAL:
-        return tried + std::string("this kernel lacks a flag that was asked for by name, or is older than Linux 5.19");
-    default: return tried + std::string("refused");
+    case ENFILE: return {"out of file descriptors", "raise `ulimit -n`"};
+    case EINVAL: return {"this kernel lacks a flag that was asked for by name, or is older than Linux 5.19", ""};
+    default: return {"refused", ""};
     }
+}
+
+std::string explain_refused_ring(int error, const char* proc) {
+    const ring_refusal why = refused_ring(error, proc);
+    return "reactor: io_uring_setup: " + why.cause + (why.remedy.empty() ? "" : ": " + why.remedy);
 }
 
 } // namespace cotun::ring

@@ -33,7 +33,14 @@ struct uring_options {
 /// RLIMIT_MEMLOCK the ring is made smaller: look at capacity() and buffer_capacity().
 std::unique_ptr<driver> make_uring(const uring_options&);
 
-/// The explanation for a refused io_uring_setup(2). `proc` is where procfs is mounted.
+/// Why io_uring_setup(2) was refused, and what to do about it (empty where there is nothing). `proc` is where procfs is
+/// mounted.
+struct ring_refusal {
+    std::string cause;
+    std::string remedy;
+};
+ring_refusal refused_ring(int error, const char* proc = "/proc");
+/// Both in one line.
 std::string explain_refused_ring(int error, const char* proc = "/proc");
 
 } // namespace cotun::ring
