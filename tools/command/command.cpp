@@ -35,10 +35,13 @@ int refuse_usage(std::string_view command, std::string_view text) {
     return exit_usage;
 }
 
-int refuse_option(std::string_view command, int answer, char** argv) {
+std::string describe_option(int answer, char** argv) {
     const std::string word = ::optind > 0 ? argv[::optind - 1] : "";
-    return refuse_usage(command, answer == ':' ? fmt::format("option '{}' needs a value", word)
-                                               : fmt::format("unknown option '{}'", word));
+    return answer == ':' ? fmt::format("option '{}' needs a value", word) : fmt::format("unknown option '{}'", word);
+}
+
+int refuse_option(std::string_view command, int answer, char** argv) {
+    return refuse_usage(command, describe_option(answer, argv));
 }
 
 bool wants_colour() {

@@ -22,6 +22,7 @@ int complain(std::string_view command, std::string_view text);
 int refuse_usage(std::string_view command, std::string_view text);
 /// What getopt_long(3) answered with '?' or ':' (its option string begins with ':').
 int refuse_option(std::string_view command, int answer, char** argv);
+std::string describe_option(int answer, char** argv);
 
 /// Whether the standard output is a terminal that shows colours, and nobody objects (NO_COLOR).
 bool wants_colour();

@@ -13,6 +13,9 @@ namespace cotun::command {
 
 class json_writer {
 public:
+    /// `one_line`: for streams of records, one a line.
+    explicit json_writer(bool one_line = false) : one_line_(one_line) {}
+
     void begin_object() { begin('{'); }
     void end_object() { end('}'); }
     void begin_array() { begin('['); }
@@ -61,7 +64,9 @@ private:
         if (!empty) new_line();
         out_ += bracket;
     }
-    void new_line() { out_.append(1, '\n').append(2 * empty_.size(), ' '); }
+    void new_line() {
+        if (!one_line_) out_.append(1, '\n').append(2 * empty_.size(), ' ');
+    }
     void separate() {
         if (after_key_) {
             out_ += ' ';
@@ -75,6 +80,7 @@ private:
     }
     void put_string(std::string_view text);
 
+    bool one_line_;
     std::string out_;
     std::vector<bool> empty_; // of each bracket that is open: nothing is in it yet
     bool after_key_ = false;

@@ -3,6 +3,8 @@
 // cotun COMMAND: what an administrator needs besides the library.
 #include "command.hpp"
 #include "doctor.hpp"
+#include "monitor.hpp"
+#include "tun.hpp"
 
 #include <cotun/version.hpp>
 
@@ -23,6 +25,8 @@ struct named_command {
 
 constexpr named_command commands[]{
     {"doctor", "whether a tunnel can run here, and what to do if not", doctor},
+    {"tun", "TUN and TAP interfaces: add, del, show", tun},
+    {"monitor", "what happens to links, addresses and routes, as it happens", monitor},
 };
 
 std::string usage() {
