@@ -310,8 +310,8 @@ private:
                                                     reader_places(*this, large_packets)};
     link_list<acceptor, admission_kind> awaiting_place_;
     std::array<ring::completion, 256> completions_;
-    std::size_t completed_ = 0; // in completions_
-    std::size_t delivered_ = 0; // of those, told to their owners
+    std::size_t completed_ = 0;           // in completions_
+    std::size_t delivered_ = 0;           // of those, told to their owners
     std::vector<blocking_work> blocking_; // in the order in which they came
     std::size_t blocking_threads_ = 0;
     struct extension_of_key {
