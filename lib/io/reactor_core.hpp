@@ -152,6 +152,7 @@ public:
 
     /// Calls `work`, which must not throw, on a thread of its own, and then `ended` on the reactor's, in a later pass.
     /// Returns the work's number, from 1 on. It is waited for before the reactor goes: see helpers() for what may hang.
+    /// There are few such threads at a time; what is beyond them waits in line.
     std::uint64_t run_blocking(std::function<void()> work, std::function<void()> ended);
     /// Waits for that work here, and calls `ended` before it returns; does nothing if that has been.
     void finish_blocking(std::uint64_t number);
@@ -235,6 +236,7 @@ private:
     struct main_outcome;
     struct blocking_work {
         std::uint64_t number;
+        std::function<void()> work; // empty once it has been started
         std::function<void()> ended;
         std::thread thread;
     };
@@ -264,6 +266,7 @@ private:
     void wake_at_once() noexcept;
     void call_posted();
     void take_posted() noexcept;
+    void start_blocking() noexcept;
     void begin_closing_all();
     void settle() noexcept;
     void check_thread(const char* what, int runner) const noexcept;
@@ -307,9 +310,10 @@ private:
                                                     reader_places(*this, large_packets)};
     link_list<acceptor, admission_kind> awaiting_place_;
     std::array<ring::completion, 256> completions_;
-    std::size_t completed_ = 0; // in completions_
-    std::size_t delivered_ = 0; // of those, told to their owners
-    std::vector<blocking_work> blocking_;
+    std::size_t completed_ = 0;           // in completions_
+    std::size_t delivered_ = 0;           // of those, told to their owners
+    std::vector<blocking_work> blocking_; // in the order in which they came
+    std::size_t blocking_threads_ = 0;
     struct extension_of_key {
         const char* key;
         std::shared_ptr<void> object;

@@ -118,18 +118,30 @@ void reactor_core::end_tasks() noexcept {
 
 std::uint64_t reactor_core::run_blocking(std::function<void()> work, std::function<void()> ended) {
     const std::uint64_t number = ++last_blocking_;
-    blocking_work& b = blocking_.emplace_back(blocking_work{number, std::move(ended), {}});
-    auto tell = [this, number] { finish_blocking(number); };
-    try {
-        b.thread = start_quiet_thread([this, work, tell] {
+    blocking_.push_back(blocking_work{number, std::move(work), std::move(ended), {}});
+    start_blocking();
+    return number;
+}
+
+// What they wait for is the kernel's RCU, mostly, and they wait for it together: more of them do not end sooner.
+void reactor_core::start_blocking() noexcept {
+    constexpr std::size_t most_threads = 16;
+    for (blocking_work& b : blocking_) {
+        if (blocking_threads_ == most_threads) return;
+        if (!b.work) continue;
+        auto tell = [this, number = b.number] { finish_blocking(number); };
+        ++blocking_threads_;
+        const std::function<void()> work = std::exchange(b.work, nullptr);
+        try {
+            b.thread = start_quiet_thread([this, work, tell] {
+                work();
+                post(tell);
+            });
+        } catch (const std::system_error&) { // no thread to be had: then here, late rather than never
             work();
             post(tell);
-        });
-    } catch (const std::system_error&) { // no thread to be had: then here, late rather than never
-        work();
-        post(tell);
+        }
     }
-    return number;
 }
 
 void reactor_core::finish_blocking(std::uint64_t number) {
@@ -139,10 +151,16 @@ void reactor_core::finish_blocking(std::uint64_t number) {
     blocking_work done = std::move(*found);
     blocking_.erase(found);
     wake_at_once(); // this may take a while
-    if (forked())
-        done.thread.detach(); // there is no such thread in a child
-    else if (done.thread.joinable())
-        done.thread.join();
+    if (done.work) {
+        done.work(); // it was in line still
+    } else {
+        if (forked())
+            done.thread.detach(); // there is no such thread in a child
+        else if (done.thread.joinable())
+            done.thread.join();
+        --blocking_threads_;
+        if (!forked()) start_blocking();
+    }
     done.ended();
 }
 
