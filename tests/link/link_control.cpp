@@ -93,6 +93,7 @@ TEST_CASE("what the kernel may lack is made where it is there, and named where i
 
 TEST_CASE("a TUN device is told of with what is its own", "[link][control]") {
     tun_namespace here;
+    if (!has_other_users()) SKIP("there is no other user in this user namespace");
     cotun::reactor io;
     link_control links(io);
     ip("tuntap add dev t0 mode tun multi_queue user 1234");
@@ -393,6 +394,7 @@ TEST_CASE("link_control says what, on which link, why, and what to do", "[link][
 
 TEST_CASE("without CAP_NET_ADMIN link_control looks, and explains", "[link][control]") {
     paired_namespace here;
+    if (!has_other_users()) SKIP("there is no other user in this user namespace");
     const std::string said = in_child([]() -> std::string {
         if (setuid(65534) != 0) return "cannot become nobody";
         cotun::reactor io;

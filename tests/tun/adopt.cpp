@@ -198,6 +198,7 @@ struct channel_pair {
 } // namespace
 
 TEST_CASE("a privileged helper opens, and a process of nobody's runs the device", "[tun][adopt]") {
+    if (!has_other_users()) SKIP("there is no other user in this user namespace");
     tun_namespace here;
     channel_pair ends;
     cotun::unique_fd made = cotun::make_tun({.name = "help0", .addresses = {"10.9.0.1/24"}, .mtu = 1400});
@@ -213,6 +214,7 @@ TEST_CASE("a privileged helper opens, and a process of nobody's runs the device"
 }
 
 TEST_CASE("nobody adopts a device of a namespace that it cannot enter, when it says the MTU", "[tun][adopt]") {
+    if (!has_other_users()) SKIP("there is no other user in this user namespace");
     need_tun();
     named_namespace there("nobodys");
     const cotun::unique_fd made =

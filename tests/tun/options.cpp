@@ -23,6 +23,7 @@ std::string shown(const std::string& name) { return output_of("ip -d -j link sho
 } // namespace
 
 TEST_CASE("a persistent device stays, with its owner and group, and goes when it is told to", "[tun][options]") {
+    if (!has_other_users()) SKIP("there is no other user in this user namespace");
     tun_namespace here;
     {
         cotun::reactor io;
@@ -166,8 +167,8 @@ TEST_CASE("a device with NAPI carries packets", "[tun][options]") {
     REQUIRE(ioctl(dev.native_handle(), TUNGETIFF, &request) == 0);
     CHECK((request.ifr_flags & IFF_NAPI) != 0);
     const plain_socket receiver("10.9.0.1");
-    run_bounded(io, write_many(io, dev, 100));
-    for (unsigned n = 0; n < 100; ++n) REQUIRE(receiver.receive() == n);
+    run_bounded(io, write_many(io, dev, 40)); // as many as a usual buffer holds
+    for (unsigned n = 0; n < 40; ++n) REQUIRE(receiver.receive() == n);
 }
 
 namespace {
@@ -252,19 +253,20 @@ TEST_CASE("with a send buffer as small as can be, packets keep their order and n
     REQUIRE(ioctl(dev.native_handle(), TUNGETSNDBUF, &bytes) == 0);
     CHECK(bytes == 2000);
     // The packets stay the device's until they are received, so that the bound is felt.
+    const unsigned count = may_have_large_buffers() ? 500 : 40;
     std::atomic<unsigned> received{0};
     std::thread reader([&] {
         const plain_socket receiver("10.9.0.1");
         received = 1;
-        for (unsigned n = 0; n < 500; ++n) {
+        for (unsigned n = 0; n < count; ++n) {
             if (receiver.receive() != n) return;
             received = n + 2;
         }
     });
     while (received == 0) std::this_thread::yield();
-    run_bounded(io, write_many(io, dev, 500));
+    run_bounded(io, write_many(io, dev, count));
     reader.join();
-    CHECK(received == 501);
+    CHECK(received == count + 1);
     CHECK(dev.writes().failed() == 0);
 }
 
