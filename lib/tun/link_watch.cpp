@@ -87,7 +87,9 @@ void link_watch::join(link_watcher& w) {
 
 // Before the new one's first read: an MTU that was raised meanwhile must be known by then.
 void link_watch::prepare() noexcept {
-    if (!closing_) read_all();
+    if (closing_) return;
+    read_all();
+    end_if_unused(); // the last may have moved on
 }
 
 void link_watch::leave(link_watcher& w) noexcept {
