@@ -45,7 +45,7 @@ order add_address(unsigned index, const link_address& a, creation how) {
     attribute(req, IFA_LOCAL, a.address.address());
     attribute(req, IFA_ADDRESS, a.peer.value_or(a.address.address()));
     if (a.broadcast) attribute(req, IFA_BROADCAST, *a.broadcast);
-    if (a.lifetimes != address_lifetimes{}) {
+    if (a.lifetimes.valid || a.lifetimes.preferred) {
         ifa_cacheinfo life{};
         const auto seconds = [](const std::optional<std::chrono::seconds>& time, std::uint32_t otherwise) {
             constexpr std::chrono::seconds longest{0xfffffffe}; // one more is for ever
