@@ -37,28 +37,38 @@ void outbox::accept(packet_slot* slot) noexcept {
 
 void outbox::submit() {
     while (submitted_ != accepted_ && failure_ == 0) {
-        entry& e = at(submitted_);
-        if (!admits(e.size)) break;
-        const std::size_t place = submitted_ & mask_;
-        e.request = core_->begin(*this, static_cast<std::uint32_t>(place));
-        if (e.request == 0) {
-            core_->await_room(*this);
-            break;
-        }
-        ++in_flight_;
-        ++submitted_;
-        transmit(e.request, place, *e.slot);
+        packet_slot& slot = *at(submitted_).slot;
+        if (!admits(slot)) break;
+        const std::size_t place = first_place();
+        const ring::token request = submit_first();
+        if (request == 0) break;
+        transmit(request, place, slot);
     }
     if (awaited()) core_->driver().report_sends();
 }
 
+ring::token outbox::submit_first() {
+    entry& e = at(submitted_);
+    e.request = core_->begin(*this, static_cast<std::uint32_t>(first_place()));
+    if (e.request == 0) {
+        core_->await_room(*this);
+        return 0;
+    }
+    ++in_flight_;
+    ++submitted_;
+    return e.request;
+}
+
 // The slot of the request that has just ended is free for this one.
+ring::token outbox::submit_again(std::size_t place) {
+    return entries_[place].request = core_->begin(*this, static_cast<std::uint32_t>(place));
+}
+
 bool outbox::submit_waiting(std::uint32_t place) {
     entry& e = entries_[place];
     if (!tries_ || e.waiting || failure_ != 0) return false;
-    const ring::token request = core_->begin(*this, place);
+    const ring::token request = submit_again(place);
     if (request == 0) return false;
-    e.request = request;
     e.waiting = true;
     transmit_waiting(request, place, *e.slot);
     return true;
@@ -88,9 +98,11 @@ void outbox::retry() {
 void outbox::on_completion(std::uint32_t place, const ring::completion& done) {
     entry& e = entries_[place];
     if (done.result == -EAGAIN && submit_waiting(place)) return;
+    std::int32_t result = done.result;
+    if (e.slot->has_offload && failure_ == 0 && goes_on(place, *e.slot, result)) return;
     --in_flight_;
     left(e.size);
-    finish(e, done.result);
+    finish(e, result);
     advance();
 }
 
@@ -111,7 +123,7 @@ void outbox::finish(entry& e, std::int32_t result) {
 }
 
 void outbox::advance() {
-    while (done_ != submitted_ && at(done_).slot == nullptr) ++done_;
+    leave_behind();
     if (!awaited()) return;
     if (submitted_ != accepted_) submit();
     admit_waiters();

@@ -76,11 +76,14 @@ protected:
     virtual void transmit(ring::token request, std::size_t place, packet_slot& slot) = 0;
     /// The same, but such that it waits for room: where transmit() only tries, and there was none after all (EAGAIN).
     virtual void transmit_waiting(ring::token, std::size_t, packet_slot&) {}
-    /// Whether the descriptor takes a packet of that size without waiting. If not, the derived class sees to it that
-    /// retry() is called, at the latest when nothing is in flight any more.
-    virtual bool admits(std::size_t size) = 0;
+    /// Whether the descriptor takes this packet without waiting. If not, the derived class sees to it that retry() is
+    /// called, at the latest when nothing is in flight any more.
+    virtual bool admits(const packet_slot& slot) = 0;
     /// A packet of that size is no longer in flight.
     virtual void left(std::size_t) noexcept {}
+    /// A request of a packet with an offload state has ended with `result`. True: that was not the last of it, and
+    /// another is under way. False: it is over, with `result`, which this may change.
+    virtual bool goes_on(std::size_t, packet_slot&, std::int32_t&) { return false; }
     /// What the kernel's error means for this descriptor, where it is another than elsewhere.
     virtual int meaning_of(int error) const noexcept { return error; }
     /// Asks for the end of the derived class's own requests.
@@ -100,6 +103,21 @@ protected:
     void written_first(std::int32_t result);
     /// Leaves behind what is over, and goes on with what has waited for that.
     void advance();
+    /// The same without going on.
+    void leave_behind() noexcept {
+        while (done_ != submitted_ && at(done_).slot == nullptr) ++done_;
+    }
+    /// The place of the first of them in the window.
+    std::size_t first_place() const noexcept { return submitted_ & mask_; }
+    /// The first of them is with the kernel from now on, by this request. 0: there is none left; retry() will be
+    /// called.
+    ring::token submit_first();
+    /// The packet at `place`, of which a request has just ended, is with the kernel again.
+    ring::token submit_again(std::size_t place);
+    /// What a write of the whole packet would have answered.
+    std::int32_t whole(const packet_slot& slot) const noexcept {
+        return static_cast<std::int32_t>(slot.size + prefix_);
+    }
     /// What is written from now on is refused; those that wait are not.
     void refuse(int error) noexcept { refusal_ = error; }
     bool is_closed() const noexcept { return closed_; }

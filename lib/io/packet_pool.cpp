@@ -57,6 +57,7 @@ packet_pool::packet_pool(const pool_options& options) : headroom_(options.headro
     check("headroom", options.headroom, 0, options.small_size - 256);
     check("tailroom", options.tailroom, 0, options.small_size - options.headroom - 128);
     slots_ = std::make_unique<packet_slot[]>(options.small_count + options.large_count);
+    offload_ = std::make_unique<offload::offload_state[]>(options.small_count + options.large_count);
     make_class(small_packets, options.small_count, whole_lines(options.small_size));
     try {
         make_class(large_packets, options.large_count, whole_lines(options.large_size));
@@ -152,6 +153,7 @@ std::span<std::byte> packet::prepend(std::size_t count) {
                                   count, headroom()));
     slot_->offset -= static_cast<std::uint32_t>(count);
     slot_->size += static_cast<std::uint32_t>(count);
+    if (slot_->has_offload) shift_offload(static_cast<int>(count));
     return bytes().first(count);
 }
 
@@ -167,6 +169,7 @@ void packet::remove_prefix(std::size_t count) {
     if (count > size()) fail(EINVAL, fmt::format("packet: removing {} bytes of {}", count, size()));
     slot_->offset += static_cast<std::uint32_t>(count);
     slot_->size -= static_cast<std::uint32_t>(count);
+    if (slot_->has_offload) shift_offload(-static_cast<int>(count));
 }
 
 void packet::remove_suffix(std::size_t count) {
@@ -181,7 +184,29 @@ void packet::assign(std::span<const std::byte> content) {
              fmt::format("packet: {} bytes do not fit its buffer of {}", content.size(), slot_->capacity - front));
     slot_->offset = front;
     slot_->size = static_cast<std::uint32_t>(content.size());
+    slot_->has_offload = false;
     if (!content.empty()) std::memmove(slot_->base + front, content.data(), content.size());
+}
+
+offload::offload_state packet::told_offload() const noexcept { return slot_->pool->offload_of(*slot_); }
+
+void packet::set_offload(const offload::offload_state& state) noexcept {
+    if (state == offload::offload_state())
+        slot_->has_offload = false;
+    else
+        slot_->pool->set_offload(*slot_, state);
+}
+
+// Where the headers that it speaks of are cut off, it says nothing any more.
+void packet::shift_offload(int bytes) noexcept {
+    offload::offload_state state = told_offload();
+    const int start = state.checksum_start + bytes;
+    const int header = state.header_length + bytes;
+    slot_->has_offload = start >= 0 && start <= UINT16_MAX && (state.header_length == 0 || header > 0);
+    if (!slot_->has_offload) return;
+    state.checksum_start = static_cast<std::uint16_t>(start);
+    if (state.header_length != 0) state.header_length = static_cast<std::uint16_t>(header);
+    slot_->pool->set_offload(*slot_, state);
 }
 
 } // namespace cotun

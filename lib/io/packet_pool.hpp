@@ -67,7 +67,7 @@ public:
         slot.size = static_cast<std::uint32_t>(size);
         slot.origin_size = 0;
         slot.ancillary = ancillary_state::none;
-        slot.protocol = 0;
+        slot.forget_what_the_device_told();
     }
     void give(packet_slot* slot) noexcept;
     /// From a packet's owner.
@@ -86,6 +86,15 @@ public:
     }
     /// The slot's entry in the table, which must be there. It holds what slot.ancillary says.
     ancillary& ancillary_of(const packet_slot& slot) const noexcept { return ancillary_[index_of(slot)]; }
+
+    /// What is known of a packet beyond its bytes: a default state if nothing is.
+    offload::offload_state offload_of(const packet_slot& slot) const noexcept {
+        return slot.has_offload ? offload_[index_of(slot)] : offload::offload_state();
+    }
+    void set_offload(packet_slot& slot, const offload::offload_state& state) noexcept {
+        slot.has_offload = true;
+        offload_[index_of(slot)] = state;
+    }
 
     packet_slot& slot(std::uint16_t index) noexcept { return slots_[index]; }
     void prefetch(std::uint16_t index) const noexcept { __builtin_prefetch(&slots_[index], 1); }
@@ -130,6 +139,7 @@ private:
     std::array<buffer_class, size_classes> classes_;
     std::unique_ptr<packet_slot[]> slots_;
     std::unique_ptr<ancillary[]> ancillary_;
+    std::unique_ptr<offload::offload_state[]> offload_;
     unsigned made_ = 0;
     unsigned headroom_;
     unsigned tailroom_;

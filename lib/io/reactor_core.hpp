@@ -128,6 +128,10 @@ public:
     enum class lack : std::uint8_t { none, requests, buffers };
     lack lack_of_readers(size_class c) const noexcept;
     std::string explain_lack_of_readers(size_class c) const;
+    /// Whether one more reader leaves places of the class for others: half of them.
+    bool has_readers_to_spare(size_class c) const noexcept {
+        return lack_of_readers(c) == lack::none && 2 * (readers(c) + 1) <= pool_->count(c);
+    }
     /// Has `a` served when there may be a place for a reader again.
     void await_reader_place(acceptor& a) noexcept;
     void serve_connections() noexcept;

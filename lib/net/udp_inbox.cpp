@@ -42,7 +42,7 @@ bool udp_inbox::place(packet_slot& slot, std::int32_t result) {
     }
     slot.offset = pool.headroom() + static_cast<std::uint32_t>(payload_offset_);
     slot.size = static_cast<std::uint32_t>(filled - payload_offset_);
-    slot.protocol = 0;
+    slot.forget_what_the_device_told();
     return true;
 }
 

@@ -74,9 +74,9 @@ int udp_outbox::meaning_of(int error) const noexcept { return error == ENODEV ? 
 
 // --- room in the send buffer ---------------------------------------------------------------------------------------
 
-bool udp_outbox::admits(std::size_t size) {
+bool udp_outbox::admits(const packet_slot& slot) {
     if (poll_.request != 0 || pause_.armed()) return false;
-    const std::size_t needed = charge(size);
+    const std::size_t needed = charge(slot.size);
     if (!has_room_for(needed)) ask();
     if (has_room_for(needed)) {
         in_use_ += needed;

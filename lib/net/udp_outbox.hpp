@@ -59,7 +59,7 @@ private:
     void transmit_waiting(ring::token request, std::size_t place, packet_slot& slot) override;
     static bool is_bare(const packet_slot& slot) noexcept;
     const msghdr& header_for(std::size_t place, packet_slot& slot);
-    bool admits(std::size_t size) override;
+    bool admits(const packet_slot& slot) override;
     void left(std::size_t size) noexcept override;
     int meaning_of(int error) const noexcept override;
     void cancel_own() noexcept override;

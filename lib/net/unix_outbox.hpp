@@ -67,7 +67,7 @@ private:
     };
 
     void transmit(ring::token, std::size_t, packet_slot&) override {}
-    bool admits(std::size_t) override { return false; }
+    bool admits(const packet_slot&) override { return false; }
     void submit() override;
     void closing() override;
     void dropped(packet_slot& slot) noexcept override { detach(slot); }

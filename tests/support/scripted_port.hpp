@@ -58,7 +58,7 @@ private:
     void transmit(ring::token request, std::size_t, detail::packet_slot& slot) override {
         core().driver().write(request, port().file(), {slot.base + slot.offset, slot.size});
     }
-    bool admits(std::size_t) override { return true; }
+    bool admits(const detail::packet_slot&) override { return true; }
 };
 
 class test_port final : public detail::packet_port {

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Which superpackets a device and the kernel hand to one another.
+//
+// A superpacket is what the kernel would cut into many packets of the link's MTU for the network: up to 64 KiB with one
+// set of headers (generic segmentation offload). A device that takes it whole saves the kernel, and the program, the
+// work of each packet. It is on by default. A packet says what it is: packet::offload().
+//
+// What the running kernel has is found by trying, from the richest set to none. Source:
+// Documentation/networking/tuntap.rst; the virtio specification, 5.1.6.
+#pragma once
+
+namespace cotun {
+
+/// The kinds of superpackets.
+struct superpacket_kinds {
+    bool tcp4 = true; // TCP over IPv4
+    bool tcp6 = true; // TCP over IPv6
+    bool ecn = true;  // TCP segments of which the first says CWR; without it, they come and go one by one
+    bool udp = true;  // datagrams of one size, over IPv4 and IPv6 (Linux 6.2)
+
+    static constexpr superpacket_kinds none() noexcept { return {false, false, false, false}; }
+    friend bool operator==(const superpacket_kinds&, const superpacket_kinds&) noexcept = default;
+};
+
+struct offload_options {
+    /// False: no virtio-net headers (IFF_VNET_HDR). Each packet is read and written as one packet within the MTU, its
+    /// checksums complete, and its buffer is no larger than that needs.
+    bool enabled = true;
+    /// What the kernel may hand over; what is switched off comes as single packets. A switch of the interface's, not
+    /// of one queue's.
+    superpacket_kinds read{};
+    /// What is written as it is; what is switched off is written segment by segment.
+    superpacket_kinds write{};
+};
+
+/// No offload at all: for programs that take each packet's bytes somewhere where nobody knows of superpackets.
+inline constexpr offload_options no_offload{false, superpacket_kinds::none(), superpacket_kinds::none()};
+
+/// What a device and the kernel have agreed upon.
+struct device_offload {
+    bool enabled = false;      // the device has virtio-net headers
+    superpacket_kinds read{};  // that may be read
+    superpacket_kinds write{}; // that are written as they are
+
+    friend bool operator==(const device_offload&, const device_offload&) noexcept = default;
+};
+
+} // namespace cotun

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The writing half of a device.
+//
+// A superpacket goes as it is, where the device has virtio-net headers and its kind is not switched off. Otherwise it
+// is cut, and its segments are written one by one, without the ring: each is made in the same memory, and is over when
+// the next is made. They keep their place among the others, so this waits until no write is under way.
+//
+// A kernel that refuses a superpacket as invalid (EINVAL: some releases do) gets the same one as segments, and further
+// ones of its kind, too.
+#pragma once
+
+#include "io/outbox.hpp"
+#include "io/reactor_core.hpp"
+#include "tun/virtio_front.hpp"
+
+#include <cotun/tun/offload_options.hpp>
+
+#include <array>
+#include <memory>
+#include <span>
+
+namespace cotun::detail {
+
+class device_port;
+
+class device_outbox final : public outbox {
+public:
+    /// `bounded`: the device's send buffer has a bound.
+    device_outbox(device_port& port, reactor_core& core, front_shape shape, bool bounded, superpacket_kinds whole);
+
+    /// The kinds that are written as they are.
+    const superpacket_kinds& written_whole() const noexcept { return whole_; }
+
+private:
+    // A superpacket that is being cut.
+    struct cutting {
+        std::size_t next = 0; // segment
+        int error = 0;
+        bool waits = false; // the segment, for room in the device
+        std::array<std::byte, longest_front> front{};
+        std::array<iovec, 2> pieces{};
+        std::unique_ptr<std::byte[]> bytes{}; // of a segment
+        std::size_t size = 0;                 // of the memory
+
+        /// Makes the memory large enough.
+        bool fits(std::size_t needed) noexcept;
+        std::span<std::byte> memory() noexcept { return {bytes.get(), size}; }
+    };
+
+    void transmit(ring::token request, std::size_t place, packet_slot& slot) override;
+    bool admits(const packet_slot& slot) override;
+    bool goes_on(std::size_t place, packet_slot& slot, std::int32_t& result) override;
+    void submit() override;
+
+    bool goes_whole(const offload::offload_state& state) const noexcept;
+    bool is_cut(const packet_slot& slot) const noexcept;
+    void make_room_in_front(packet_slot& slot) noexcept;
+    void put_front(std::byte* to, const packet_slot& slot, const offload::offload_state& state) const noexcept;
+    bool cut(std::size_t place, packet_slot& slot, std::int32_t& result);
+    void wait_for_room(std::size_t place, const packet_slot& slot);
+    bool is_sound(packet_slot& slot, const offload::offload_state& state) const noexcept;
+    void switch_off(const offload::offload_state& refused);
+
+    device_port& device_;
+    const front_shape shape_;
+    // A write to a TUN device never waits, unless its send buffer was given a bound: then a later one could overtake
+    // one that does.
+    const bool bounded_;
+    superpacket_kinds whole_;
+    cutting cutting_;
+};
+
+} // namespace cotun::detail
