@@ -124,6 +124,7 @@ protected:
     bool has_waiters() const noexcept { return !waiters_.empty(); }
 
     reactor_core& core() noexcept { return *core_; }
+    write_statistics statistics_;
     unsigned in_flight_ = 0; // requests, the derived class's own included
     unsigned prefix_ = 0;    // bytes that transmit() puts in front of each packet
     bool tries_ = false;     // transmit() does not wait for room, and there is a transmit_waiting()
@@ -160,7 +161,6 @@ private:
     bool closed_ = false;
     waiter_list waiters_;
     waiter_list flushers_;
-    write_statistics statistics_;
 };
 
 } // namespace cotun::detail

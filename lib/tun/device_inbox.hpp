@@ -4,6 +4,7 @@
 #pragma once
 
 #include "io/inbox.hpp"
+#include "io/packet_port.hpp"
 #include "tun/virtio_front.hpp"
 
 namespace cotun::detail {

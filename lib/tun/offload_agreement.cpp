@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tun/offload_agreement.hpp"
 
-#include <array>
+#include <cotun/offload/virtio_header.hpp>
+
 #include <linux/if_tun.h>
-#include <linux/virtio_net.h>
 #include <sys/ioctl.h>
 
 #ifndef TUN_F_USO4 // Linux 6.2
@@ -13,8 +13,6 @@
 
 namespace cotun::detail {
 namespace {
-
-constexpr int header_size = 10; // a struct virtio_net_hdr
 
 // ECN without TCP, and one USO without the other, are refused whatever the kernel.
 unsigned mask_of(const superpacket_kinds& kinds) noexcept {
@@ -33,7 +31,7 @@ bool offer(int descriptor, unsigned mask) noexcept {
 } // namespace
 
 superpacket_kinds agree_on_offloads(int descriptor, const superpacket_kinds& wanted) noexcept {
-    int size = header_size; // one that another program has set stays with the interface
+    int size = offload::virtio_header_size; // one that another program has set stays with the interface
     ioctl(descriptor, TUNSETVNETHDRSZ, &size);
     superpacket_kinds offered = wanted;
     offered.ecn = wanted.ecn && (wanted.tcp4 || wanted.tcp6);
