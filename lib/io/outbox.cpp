@@ -31,8 +31,6 @@ void outbox::accept(packet_slot* slot) noexcept {
     e.slot = slot;
     e.size = slot->size;
     e.request = 0;
-    e.together = none;
-    e.with_kernel = false;
     e.waiting = false;
     if (submitted_ + 1 == accepted_) submit();
 }
@@ -57,29 +55,8 @@ ring::token outbox::submit_first() {
         return 0;
     }
     ++in_flight_;
-    e.with_kernel = true;
-    skip_submitted();
+    ++submitted_;
     return e.request;
-}
-
-void outbox::submit_together(std::size_t with, std::size_t place) noexcept {
-    std::size_t last = with;
-    while (entries_[last].together != none) last = entries_[last].together;
-    entries_[last].together = static_cast<std::uint16_t>(place);
-    entries_[place].with_kernel = true;
-    skip_submitted();
-}
-
-void outbox::take_back(std::size_t place) noexcept {
-    for (std::size_t i = place; i != none;) {
-        entry& e = entries_[i];
-        const std::uint64_t sequence = done_ + ((i - done_) & mask_);
-        submitted_ = std::min(submitted_, sequence);
-        e.request = 0;
-        e.with_kernel = false;
-        e.waiting = false;
-        i = std::exchange(e.together, none);
-    }
 }
 
 // The slot of the request that has just ended is free for this one.
@@ -125,28 +102,11 @@ void outbox::on_completion(std::uint32_t place, const ring::completion& done) {
     if (e.slot->has_offload && failure_ == 0 && goes_on(place, *e.slot, result)) return;
     --in_flight_;
     left(e.size);
-    if (e.together == none)
-        finish(e, result);
-    else
-        finish_together(place, result);
+    finish(e, result);
     advance();
 }
 
-void outbox::written_first(std::int32_t result) {
-    entry& e = at(submitted_);
-    e.with_kernel = true;
-    skip_submitted();
-    finish(e, result);
-}
-
-// A write of several is whole or not at all.
-void outbox::finish_together(std::size_t place, std::int32_t result) {
-    for (std::size_t i = place; i != none;) {
-        entry& e = entries_[i];
-        i = std::exchange(e.together, none);
-        finish(e, result < 0 ? result : static_cast<std::int32_t>(e.size + prefix_));
-    }
-}
+void outbox::written_first(std::int32_t result) { finish(at(submitted_++), result); }
 
 void outbox::finish(entry& e, std::int32_t result) {
     core_->pool().give(std::exchange(e.slot, nullptr));
@@ -227,14 +187,12 @@ void outbox::fail(int error) {
 }
 
 void outbox::drop_unsubmitted() noexcept {
-    for (; submitted_ != accepted_; ++submitted_) {
-        entry& e = at(submitted_);
-        if (std::exchange(e.with_kernel, true)) continue;
+    while (accepted_ != submitted_) {
+        entry& e = at(--accepted_);
         dropped(*e.slot);
         core_->pool().give(std::exchange(e.slot, nullptr));
         ++statistics_.dropped;
     }
-    leave_behind();
 }
 
 void outbox::throw_failure(int error) const {

@@ -6,9 +6,8 @@
 //
 //     done_ <= submitted_ <= accepted_ <= done_ + window
 //
-// Entries up to submitted_ are with the kernel; the one at submitted_ is not, and of those behind it some may be: a
-// request can take several entries, one behind the other or not (submit_together()). The others wait for room among the
-// reactor's requests, or in the socket's send buffer. Entries complete in any order, and leave the window in theirs.
+// Entries up to submitted_ are with the kernel; those behind it wait for room among the reactor's requests, or in the
+// socket's send buffer. Entries complete in any order, and leave the window in theirs.
 //
 // A derived class may do without requests: it overrides submit(), writes what first_unwritten() and those behind it
 // are, in order, and says written_first() of each, then advance().
@@ -98,7 +97,6 @@ protected:
 
     // --- for those that write without requests --------------------------------------------------------------------
 
-    /// Those that are not with the kernel, where none goes together with others.
     std::size_t unwritten() const noexcept { return static_cast<std::size_t>(accepted_ - submitted_); }
     packet_slot& unwritten(std::size_t index) noexcept { return *at(submitted_ + index).slot; }
     /// The first of them is over; the bytes, or a negative errno.
@@ -132,25 +130,17 @@ protected:
     bool tries_ = false;     // transmit() does not wait for room, and there is a transmit_waiting()
 
 private:
-    static constexpr std::uint16_t none = UINT16_MAX;
-
     struct entry {
         packet_slot* slot = nullptr; // nullptr: done
-        ring::token request = 0;     // of the first of those that it takes
+        ring::token request = 0;
         std::uint32_t size = 0;
-        std::uint16_t together = none; // the place of the next that goes with the request
-        bool with_kernel = false;
         bool waiting = false; // for room, with the kernel
     };
 
     entry& at(std::uint64_t sequence) noexcept { return entries_[sequence & mask_]; }
     void accept(packet_slot* slot) noexcept;
     bool submit_waiting(std::uint32_t place);
-    void skip_submitted() noexcept {
-        while (submitted_ != accepted_ && at(submitted_).with_kernel) ++submitted_;
-    }
     void finish(entry& e, std::int32_t result);
-    void finish_together(std::size_t place, std::int32_t result);
     void count(int error);
     void fail(int error);
     void drop_unsubmitted() noexcept;
