@@ -40,6 +40,13 @@ void check(const char* name, unsigned value, unsigned least, unsigned most) {
         fail(EINVAL, fmt::format("reactor: pool option {} is {}; it must be {} to {}", name, value, least, most));
 }
 
+// Touched as it is used.
+void* zero_memory(std::size_t bytes) {
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) fail(errno, fmt::format("reactor: {} bytes for packets", bytes));
+    return memory;
+}
+
 constexpr unsigned line = 64;
 unsigned whole_lines(unsigned bytes) { return (bytes + line - 1) / line * line; }
 
@@ -71,6 +78,8 @@ packet_pool::~packet_pool() {
     for (unsigned i = 0; i < made_; ++i) unpoison(slots_[i]);
     for (buffer_class& c : classes_)
         if (c.memory != nullptr) munmap(c.memory, c.bytes);
+    if (views_ != nullptr) munmap(views_, views_bytes_);
+    if (view_ancillary_ != nullptr) munmap(view_ancillary_, view_count() * sizeof(ancillary));
 }
 
 void packet_pool::make_class(size_class index, unsigned count, unsigned size) {
@@ -82,9 +91,7 @@ void packet_pool::make_class(size_class index, unsigned count, unsigned size) {
     if (count == 0) return;
     c.stride = stride_of(size);
     c.bytes = count * c.stride;
-    void* memory = mmap(nullptr, c.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) fail(errno, fmt::format("reactor: {} bytes for packet buffers", c.bytes));
-    c.memory = static_cast<std::byte*>(memory);
+    c.memory = static_cast<std::byte*>(zero_memory(c.bytes));
     for (unsigned i = 0; i < count; ++i) {
         packet_slot& s = slots_[made_ + i];
         s.base = c.memory + i * c.stride;
@@ -105,6 +112,7 @@ packet_slot* packet_pool::take(size_class index) noexcept {
 }
 
 void packet_pool::give(packet_slot* s) noexcept {
+    if (is_view(*s)) return give_view(*s);
     const std::uint16_t index = index_of(*s);
     const size_class its = class_of(index);
     buffer_class& c = classes_[its];
@@ -116,6 +124,59 @@ void packet_pool::give(packet_slot* s) noexcept {
     } else if (abandoned_ && all_back()) {
         delete this;
     }
+}
+
+void packet_pool::keep_ancillary() {
+    if (!ancillary_) ancillary_ = std::make_unique<ancillary[]>(made_);
+    keep_view_ancillary();
+}
+
+// Zero bytes are a slot without a buffer.
+void packet_pool::keep_views() {
+    if (views_ == nullptr && view_count() != 0) {
+        live_views_ = std::make_unique<std::uint8_t[]>(classes_[large_packets].count);
+        views_ = static_cast<packet_slot*>(zero_memory(view_count() * sizeof(packet_slot)));
+        views_bytes_ = view_count() * sizeof(packet_slot);
+    }
+    keep_view_ancillary();
+}
+
+// Zero bytes are ancillary data of which no field is set.
+void packet_pool::keep_view_ancillary() {
+    if (views_ == nullptr || !ancillary_ || view_ancillary_ != nullptr) return;
+    view_ancillary_ = static_cast<ancillary*>(zero_memory(view_count() * sizeof(ancillary)));
+}
+
+packet_slot* packet_pool::view(packet_slot& whole, unsigned index, std::uint32_t offset, std::uint32_t size) noexcept {
+    const std::size_t buffer = index_of(whole) - classes_[large_packets].first;
+    packet_slot& made = views_[buffer * most_views + index];
+    made = whole;
+    made.base = whole.base + offset;
+    made.capacity = made.size = size;
+    made.offset = 0;
+    made.has_offload = false;
+    if (made.ancillary != ancillary_state::none) ancillary_of(made) = ancillary_of(whole);
+    ++live_views_[buffer];
+    return &made;
+}
+
+void packet_pool::give_view(const packet_slot& view) noexcept {
+    const std::size_t buffer = view_index(view) / most_views;
+    if (--live_views_[buffer] == 0) give(&slots_[classes_[large_packets].first + buffer]);
+}
+
+packet_slot* packet_pool::unshare(packet_slot* view) {
+    packet_slot* const own = view->size <= payload(small_packets) ? take(small_packets) : nullptr;
+    if (own == nullptr) fail(ENOBUFS, "packet: no buffer is free to move a datagram into that came with others");
+    start(*own, view->size);
+    own->origin = view->origin;
+    own->origin_size = view->origin_size;
+    own->ancillary = view->ancillary;
+    own->protocol = view->protocol;
+    if (own->ancillary != ancillary_state::none) ancillary_of(*own) = ancillary_of(*view);
+    std::memcpy(own->base + own->offset, view->base, view->size);
+    give(view);
+    return own;
 }
 
 void packet_pool::abandon() noexcept {
@@ -148,6 +209,7 @@ namespace cotun {
 using detail::fail;
 
 std::span<std::byte> packet::prepend(std::size_t count) {
+    if (count > headroom() && slot_->pool->is_view(*slot_)) slot_ = slot_->pool->unshare(slot_);
     if (count > headroom())
         fail(ENOBUFS, fmt::format("packet: prepending {} bytes, and the headroom is {}; raise pool_options::headroom",
                                   count, headroom()));
@@ -158,6 +220,7 @@ std::span<std::byte> packet::prepend(std::size_t count) {
 }
 
 std::span<std::byte> packet::append(std::size_t count) {
+    if (count > tailroom() && slot_->pool->is_view(*slot_)) slot_ = slot_->pool->unshare(slot_);
     if (count > tailroom())
         fail(ENOBUFS, fmt::format("packet: appending {} bytes, and the tailroom is {}; raise pool_options::tailroom",
                                   count, tailroom()));
@@ -178,6 +241,7 @@ void packet::remove_suffix(std::size_t count) {
 }
 
 void packet::assign(std::span<const std::byte> content) {
+    if (slot_->pool->is_view(*slot_)) slot_ = slot_->pool->unshare(slot_);
     const unsigned front = slot_->pool->headroom();
     if (content.size() > slot_->capacity - front)
         fail(ENOBUFS,

@@ -21,6 +21,12 @@ namespace cotun::detail {
 inline constexpr std::size_t received_control_size =
     2 * CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(in6_pktinfo)) + CMSG_SPACE(sizeof(in_pktinfo));
 
+/// And for the size of the datagrams that came as one (UDP_GRO).
+inline constexpr std::size_t merged_control_size = CMSG_SPACE(sizeof(int));
+
+/// The size of each datagram of those that came as one, but for the last; 0: it is one datagram.
+std::uint32_t size_of_merged(std::span<const std::byte> control) noexcept;
+
 /// Has the kernel send the messages with every datagram. 0, or an errno.
 int ask_for_ancillary(int descriptor, int family) noexcept;
 

@@ -68,6 +68,12 @@ struct udp_options {
     /// Tells of each datagram which address it was sent to, over which interface it came, its TTL and TOS: info_of(),
     /// datagram::info; and has reply() answer from that address. Costs a little for each.
     bool packet_info = false;
+    /// Takes datagrams of one sender and one size from the kernel many at a time (UDP_GRO, Linux 5.0): up to 64 KiB in
+    /// one read, which is what makes a tunnel fast. Each is a packet of its own all the same; those that came together
+    /// share a buffer, and one that needs room for a header is moved. It takes large buffers
+    /// (pool_options::large_count) whatever the size of the datagrams; where the reactor has no more than half of them
+    /// left to share, the socket goes without.
+    bool receive_merged = false;
     /// What is sent to multicast groups: its TTL or hop limit (0 to 255; 0: not beyond this host; 1 unless it is
     /// given), whether this host's own members receive it too, and the interface that it leaves by (unless it is given,
     /// the one that the routes have).
