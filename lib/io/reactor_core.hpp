@@ -156,6 +156,9 @@ public:
     std::uint64_t run_blocking(std::function<void()> work, std::function<void()> ended);
     /// Waits for that work here, and calls `ended` before it returns; does nothing if that has been.
     void finish_blocking(std::uint64_t number);
+    /// For who waits here for what a completion may tell before that work is over: turn(), which ends with the work, too.
+    /// False: it is over, and there was no turn.
+    bool turn_beside(std::uint64_t number);
 
     /// What a room above keeps one of a reactor; made when it is first asked for, and gone with the reactor. For a few.
     template <class T>
@@ -239,6 +242,7 @@ private:
         std::function<void()> work; // empty once it has been started
         std::function<void()> ended;
         std::thread thread;
+        std::shared_ptr<std::atomic<bool>> over;
     };
 
     static root run_root(reactor_core& core, task<> body, main_outcome* outcome);

@@ -107,7 +107,6 @@ device_events& device_port::events() {
 }
 
 void device_port::leaving() noexcept {
-    stop_watching();
     if (events_) events_->end();
 }
 
@@ -126,7 +125,16 @@ void device_port::resize(unsigned mtu) noexcept {
     inbox_.make_room_for(mtu + frame_overhead);
 }
 
+// The kernel tells that the interface is gone when it is in no list any more and nobody finds it; who makes another of
+// that name waits for the lock that is held until its last traces are away. close(2) goes on without the lock, until no
+// callback of the kernel's (RCU) can know of the interface: ten times as long.
+void device_port::on_closing_event(const link_event& event) noexcept {
+    if (event.kind == link_event_kind::moved) stop_watching(); // and what becomes of it there only close(2) tells
+    if (event.kind == link_event_kind::deleted) gone();
+}
+
 void device_port::on_link_event(const link_event& event) noexcept {
+    if (!is_open()) return on_closing_event(event);
     switch (event.kind) {
     case link_event_kind::renamed: name_ = event.name.view(); break;
     case link_event_kind::mtu_changed: resize(event.mtu); break;
