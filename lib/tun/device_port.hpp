@@ -93,8 +93,9 @@ public:
 private:
     bool closes_slowly() const noexcept override { return true; } // it waits for the kernel's readers (RCU)
     void leaving() noexcept override;
-    void on_link_event(const link_event& event) noexcept override;
-    void follow(const link_event& moved) noexcept;
+    void on_link_event(const link_event& told) noexcept override;
+    void follow(link_event& moved) noexcept;
+    unsigned index_by_name() const noexcept;
     void start_watching() noexcept;
     void resize(unsigned mtu) noexcept;
 
