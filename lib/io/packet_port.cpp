@@ -100,7 +100,8 @@ void packet_port::close_elsewhere() {
         port->state_ = state::closed;
         port->wake_closers();
     };
-    closing_ = core_->run_blocking([descriptor] { ::close(descriptor); }, std::move(ended));
+    closing_ =
+        core_->run_blocking([descriptor] { ::close(descriptor); }, std::move(ended), reactor_core::turn_in_line::last);
 }
 
 void packet_port::close_now() {
