@@ -104,7 +104,8 @@ void packet_port::close_elsewhere() {
     state_ = state::closing;
     const int descriptor = std::exchange(descriptor_, -1);
     auto ended = [port = port_reference(this)] { port->gone(); };
-    closing_ = core_->run_blocking([descriptor] { ::close(descriptor); }, std::move(ended));
+    closing_ =
+        core_->run_blocking([descriptor] { ::close(descriptor); }, std::move(ended), reactor_core::turn_in_line::last);
 }
 
 void packet_port::wait_for_close() {

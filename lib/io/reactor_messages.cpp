@@ -116,10 +116,14 @@ void reactor_core::end_tasks() noexcept {
     drop_messages();
 }
 
-std::uint64_t reactor_core::run_blocking(std::function<void()> work, std::function<void()> ended) {
+std::uint64_t reactor_core::run_blocking(std::function<void()> work, std::function<void()> ended, turn_in_line turn) {
     const std::uint64_t number = ++last_blocking_;
-    blocking_.push_back(
-        blocking_work{number, std::move(work), std::move(ended), {}, std::make_shared<std::atomic<bool>>(false)});
+    auto place = blocking_.end();
+    if (turn == turn_in_line::first)
+        place = std::find_if(blocking_.begin(), blocking_.end(),
+                             [](const auto& b) { return b.work && b.turn == turn_in_line::last; });
+    blocking_.insert(place, blocking_work{number, std::move(work), std::move(ended), {}, turn,
+                                          std::make_shared<std::atomic<bool>>(false)});
     start_blocking();
     return number;
 }

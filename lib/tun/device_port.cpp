@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tun/device_port.hpp"
 
+#include "link/netlink.hpp"
+#include "link/netns_scope.hpp"
 #include "tun/tun_driver.hpp"
 
 #include <algorithm>
@@ -133,8 +135,12 @@ void device_port::on_closing_event(const link_event& event) noexcept {
     if (event.kind == link_event_kind::deleted) gone();
 }
 
-void device_port::on_link_event(const link_event& event) noexcept {
-    if (!is_open()) return on_closing_event(event);
+void device_port::on_link_event(const link_event& told) noexcept {
+    if (!is_open()) return on_closing_event(told);
+    link_event event = told;
+    // The message of a move may be lost among others; all that is read then is that the link is not here.
+    attachment now;
+    if (event.found_missing && get_attachment(descriptor(), now) == 0) event.kind = link_event_kind::moved;
     switch (event.kind) {
     case link_event_kind::renamed: name_ = event.name.view(); break;
     case link_event_kind::mtu_changed: resize(event.mtu); break;
@@ -148,12 +154,26 @@ void device_port::on_link_event(const link_event& event) noexcept {
 }
 
 // The descriptor stays attached; the link has another index there, and maybe another name.
-void device_port::follow(const link_event& moved) noexcept {
+void device_port::follow(link_event& moved) noexcept {
     attachment now;
     if (get_attachment(descriptor(), now) != 0) return inbox_.look_again();
     name_ = now.name;
-    index_ = moved.new_index != 0 ? moved.new_index : index_;
+    if (moved.new_index == 0) moved.new_index = index_by_name();
+    if (moved.new_index != 0) index_ = moved.new_index;
     start_watching();
+}
+
+// 0: it cannot be found out, since the namespace cannot be entered, or the device has moved on.
+unsigned device_port::index_by_name() const noexcept {
+    unsigned index = 0;
+    try {
+        const unique_fd there = namespace_of(descriptor());
+        cotun::link::run_in_namespace(there.get(), "the namespace of a device", "following a device", [&] {
+            cotun::link::netlink_socket netlink;
+            index = netlink.get_link(name_).index;
+        });
+    } catch (const std::system_error&) {}
+    return index;
 }
 
 } // namespace cotun::detail
