@@ -12,8 +12,8 @@
 #include <string>
 #include <vector>
 
-#include "cotun/offload/virtio_header.hpp"
 #include "../support/seed.hpp"
+#include "cotun/offload/virtio_header.hpp"
 
 namespace cotun::test {
 
