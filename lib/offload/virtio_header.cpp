@@ -103,8 +103,9 @@ checked_offload check_offload(const virtio_header& header, std::span<const std::
     if (!result) return result;
 
     state.type = type;
-    state.data_valid = (header.flags & virtio_header::data_valid) != 0;
-    if ((header.flags & virtio_header::needs_checksum) != 0) {
+    if ((header.flags & virtio_header::needs_checksum) == 0) {
+        state.data_valid = (header.flags & virtio_header::data_valid) != 0;
+    } else {
         state.needs_checksum = true;
         state.checksum_start = header.checksum_start;
         state.checksum_offset = header.checksum_offset;

@@ -120,6 +120,9 @@ inline batch_facts check_merged(std::span<const offload::superpacket> results, s
             if (!states.empty() && states[index].needs_checksum) {
                 offload::offload_state state = states[index];
                 static_cast<void>(offload::complete_checksum(original, state));
+                // A packet's sum of 0 is written as 0xffff, as the kernel does it; a TCP segment's as it is, as well.
+                const std::size_t field = std::size_t{states[index].checksum_start} + states[index].checksum_offset;
+                if (states[index].checksum_offset == 16 && get16(original, field) == 0xffff) set16(original, field, 0);
             }
             if (!same_packet(s.write(one), original, ids_count, options.network_offset))
                 wrong("packet " + std::to_string(index) + " comes back as\n  " + hex(one) + "\nand was\n  " +

@@ -58,7 +58,7 @@ TEST_CASE("splitting after merging gives the stream back", "[offload][merge][rou
     for_all_cases([&](std::uint64_t seed) {
         quick_dice roll{seed};
         const std::size_t kind = roll(kinds);
-        stream_maker maker{roll};
+        stream_maker<quick_dice> maker{roll};
         packets.clear(), states.clear();
         coalescer& m = merging[kind];
         for (std::size_t left = 1 + roll(24); left > 0; --left) {

@@ -26,9 +26,10 @@ private:
     std::uint64_t state_;
 };
 
+template <class Dice>
 class stream_maker {
 public:
-    explicit stream_maker(quick_dice& roll) : roll_(roll) {
+    explicit stream_maker(Dice& roll) : roll_(roll) {
         flows_ = 1 + roll(4);
         for (std::size_t i = 0; i < flows_; ++i) make_flow(state_[i], i);
     }
@@ -107,7 +108,7 @@ private:
         }
     }
 
-    quick_dice& roll_;
+    Dice& roll_;
     std::size_t flows_ = 1, current_ = 0;
     std::array<fields, 4> state_;
     std::array<std::size_t, 4> segment_{};
