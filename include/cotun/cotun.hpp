@@ -46,6 +46,10 @@
 #include <cotun/net/unix_datagram.hpp>
 #include <cotun/net/unix_message.hpp>
 #include <cotun/net/unix_seqpacket.hpp>
+#include <cotun/offload/coalescer.hpp>
+#include <cotun/offload/refusal.hpp>
+#include <cotun/offload/segments.hpp>
+#include <cotun/offload/virtio_header.hpp>
 #include <cotun/tun/device.hpp>
 #include <cotun/tun/device_events.hpp>
 #include <cotun/tun/device_options.hpp>

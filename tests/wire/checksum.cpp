@@ -3,9 +3,14 @@
 
 #include <catch2/catch_test_macros.hpp>
 
+#include <algorithm>
 #include <array>
+#include <bit>
+#include <cstring>
 #include <random>
 #include <vector>
+
+#include "wire/checksum_kernels.hpp"
 
 using namespace cotun::wire;
 
@@ -52,6 +57,102 @@ TEST_CASE("every length at every alignment, against a naive sum", "[wire][checks
     CHECK(checksum(large) == naive_checksum(large));
     const std::vector<std::byte> ones(1 << 20, std::byte{0xff});
     CHECK(checksum(ones) == naive_checksum(ones));
+}
+
+TEST_CASE("each kernel over every length from 0 to 9001 at every alignment, summed and copied", "[wire][checksum]") {
+    constexpr std::size_t longest = 9001, alignments = 64;
+    std::mt19937 random{4};
+    bool last_works = false;
+    for (const checksum_kernel& kernel : checksum_kernels()) {
+        last_works = kernel.works_here();
+        if (!last_works) continue;
+        INFO(kernel.name);
+        const auto buffer = random_bytes(random, longest + 2 * alignments);
+        std::vector<std::byte> copy(longest + 2 * alignments);
+        const std::size_t base = alignments - reinterpret_cast<std::uintptr_t>(buffer.data()) % alignments;
+        for (std::size_t at = 0; at < alignments; ++at) {
+            const std::byte* from = buffer.data() + base + at;
+            std::uint64_t even_words = 0; // the plain sum of RFC 1071, one byte longer each time
+            for (std::size_t size = 0; size <= longest; ++size) {
+                if (size > 0) even_words += std::to_integer<std::uint64_t>(from[size - 1]) << (size % 2 == 1 ? 8 : 0);
+                const auto in_wire_order = [](std::uint64_t sum) {
+                    const std::uint16_t word = fold_sum(sum);
+                    return std::endian::native == std::endian::little
+                               ? static_cast<std::uint16_t>(word << 8 | word >> 8)
+                               : word;
+                };
+                const std::uint16_t expected = fold_sum(even_words);
+                std::byte* to = copy.data() + (size * 7 + at * 3) % alignments;
+                to[size] = std::byte{0x5a};
+                if (in_wire_order(kernel.sum(from, size)) != expected ||
+                    in_wire_order(kernel.copy(to, from, size)) != expected || std::memcmp(to, from, size) != 0 ||
+                    to[size] != std::byte{0x5a})
+                    FAIL(kernel.name << ": alignment " << at << ", size " << size);
+            }
+        }
+    }
+    CHECK(last_works);
+}
+
+TEST_CASE("each kernel keeps to its bytes, and loses no carry", "[wire][checksum]") {
+    std::mt19937 random{5};
+    for (const checksum_kernel& kernel : checksum_kernels()) {
+        if (!kernel.works_here()) continue;
+        INFO(kernel.name);
+        for (std::size_t size = 0; size <= 520; ++size) { // allocations of this very size, for the sanitizer
+            const auto from = random_bytes(random, size);
+            std::vector<std::byte> to(size);
+            if (kernel.sum(from.data(), size) % 0xffff != kernel.copy(to.data(), from.data(), size) % 0xffff ||
+                to != from)
+                FAIL("size " << size);
+        }
+        const std::vector<std::byte> ones((1 << 20) + 2, std::byte{0xff});
+        CHECK(fold_sum(kernel.sum(ones.data(), ones.size())) == 0xffff);
+        const std::vector<std::byte> zeros(4096);
+        CHECK(kernel.sum(zeros.data(), zeros.size()) == 0);
+        std::vector<std::byte> one(4096); // a word alone must not become the other zero
+        one[4094] = one[4095] = std::byte{0xff};
+        CHECK(fold_sum(kernel.sum(one.data(), one.size())) == 0xffff);
+    }
+}
+
+TEST_CASE("the sum is the same with a copy", "[wire][checksum]") {
+    std::mt19937 random{6};
+    for (std::size_t size = 0; size <= 3000; ++size) {
+        const auto from = random_bytes(random, size);
+        std::vector<std::byte> to(size);
+        if (finish_checksum(checksum_copy(to.data(), from, 7)) != finish_checksum(add_to_sum(from, 7)) || to != from)
+            FAIL("size " << size);
+    }
+}
+
+TEST_CASE("pseudo headers of both families", "[wire][checksum]") {
+    // 192.0.2.1 to 198.51.100.7, TCP, 20 bytes: c000 + 0201 + c633 + 6407 + 0006 + 0014 = 1 ec55, folded ec56.
+    const auto v4 =
+        pseudo_header_sum(ip_address::from_string("192.0.2.1"), ip_address::from_string("198.51.100.7"), 6, 20);
+    CHECK(fold_sum(v4) == 0xec56);
+    const std::array bytes{std::byte{192}, std::byte{0},  std::byte{2},   std::byte{1},
+                           std::byte{198}, std::byte{51}, std::byte{100}, std::byte{7}};
+    CHECK(fold_sum(pseudo_header_sum(bytes, 6, 20)) == 0xec56);
+    // 2001:db8::1 to 2001:db8::2, UDP, 65575 bytes, a length of 17 bits: 2 * (2001 + 0db8) + 1 + 2 + 1 0027 + 0011.
+    const auto v6 =
+        pseudo_header_sum(ip_address::from_string("2001:db8::1"), ip_address::from_string("2001:db8::2"), 17, 65575);
+    CHECK(fold_sum(v6) == 0x5bae);
+}
+
+TEST_CASE("an address that changes, as a NAT does it", "[wire][checksum]") {
+    std::mt19937 random{7};
+    for (int round = 0; round < 20000; ++round) {
+        auto bytes = random_bytes(random, 40);
+        bytes[0] |= std::byte{1};
+        const std::uint16_t before = checksum(bytes);
+        const std::size_t size = round % 2 == 0 ? 4 : 16;
+        const auto old_address =
+            std::vector(bytes.begin() + 12, bytes.begin() + 12 + static_cast<std::ptrdiff_t>(size));
+        const auto new_address = random_bytes(random, size);
+        std::copy(new_address.begin(), new_address.end(), bytes.begin() + 12);
+        if (update_checksum(before, old_address, new_address) != naive_checksum(bytes)) FAIL("round " << round);
+    }
 }
 
 TEST_CASE("pieces can be summed one after another", "[wire][checksum]") {
