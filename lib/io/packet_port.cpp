@@ -86,8 +86,15 @@ void packet_port::wake_closers() noexcept {
 
 void packet_port::close_descriptor() noexcept {
     if (state_ != state::released) return;
-    state_ = state::closed;
     ::close(std::exchange(descriptor_, -1));
+    state_ = state::closing;
+    gone();
+}
+
+void packet_port::gone() noexcept {
+    if (state_ != state::closing) return;
+    state_ = state::closed;
+    left();
     wake_closers();
 }
 
@@ -96,11 +103,18 @@ void packet_port::close_descriptor() noexcept {
 void packet_port::close_elsewhere() {
     state_ = state::closing;
     const int descriptor = std::exchange(descriptor_, -1);
-    auto ended = [port = port_reference(this)] {
-        port->state_ = state::closed;
-        port->wake_closers();
-    };
-    closing_ = core_->run_blocking([descriptor] { ::close(descriptor); }, std::move(ended));
+    auto ended = [port = port_reference(this)] { port->gone(); };
+    closing_ =
+        core_->run_blocking([descriptor] { ::close(descriptor); }, std::move(ended), reactor_core::turn_in_line::last);
+}
+
+void packet_port::wait_for_close() {
+    try {
+        while (state_ == state::closing && tells_when_gone() && !core_->forked() && core_->turn_beside(closing_)) {}
+    } catch (const std::system_error& refused) { // EEXIST: the ring's thread has ended; anything else is fatal
+        if (refused.code().value() != EEXIST) throw;
+    }
+    if (state_ == state::closing) core_->finish_blocking(closing_);
 }
 
 void packet_port::close_now() {
@@ -119,7 +133,8 @@ void packet_port::close_now() {
             core_->end_requests();
         }
     }
-    if (state_ == state::closing) core_->finish_blocking(closing_);
+    if (state_ == state::released && closes_slowly() && tells_when_gone() && !core_->forked()) close_elsewhere();
+    wait_for_close();
     close_descriptor();
 }
 

@@ -6,7 +6,9 @@
 // The end, in this order: nothing more is accepted, and whoever waits is told; what was accepted is written, for a
 // second at most; requests are cancelled and their last completions awaited; the buffers and the descriptor's place in
 // the ring are given back; the descriptor is closed, a device's on a thread of its own. close() does it as a task,
-// close_now() by turning the reactor.
+// close_now() by turning the reactor. Both are over when close(2) is, or when what the descriptor kept is gone for all
+// the others to see, if the kernel tells of that earlier (gone()): the thread goes on then, and the reactor's
+// destructor waits for it.
 //
 // A port is counted by its handle and by the operations that wait on it, so that either may go first.
 #pragma once
@@ -69,8 +71,14 @@ protected:
     virtual ~packet_port() { close_descriptor(); }
     /// Whether close(2) of such a descriptor may take long: then it is called on a thread of its own.
     virtual bool closes_slowly() const noexcept { return false; }
+    /// Whether gone() may be called before close(2) has ended.
+    virtual bool tells_when_gone() const noexcept { return false; }
+    /// What the descriptor kept is gone. Takes no notice of it before close(2) is under way.
+    void gone() noexcept;
     /// The port begins to close; its descriptor is open still.
     virtual void leaving() noexcept {}
+    /// It is closed.
+    virtual void left() noexcept {}
     /// Joins the reactor. Until it returns, the descriptor is the caller's; then it is the port's.
     void open();
 
@@ -81,6 +89,7 @@ private:
     void begin_close();
     void begin_cancel();
     void close_elsewhere();
+    void wait_for_close();
     void close_descriptor() noexcept;
     void check_thread_of_core(const char* what) const noexcept;
     void wake_closers() noexcept;

@@ -156,10 +156,15 @@ public:
 
     /// Calls `work`, which must not throw, on a thread of its own, and then `ended` on the reactor's, in a later pass.
     /// Returns the work's number, from 1 on. It is waited for before the reactor goes: see helpers() for what may hang.
-    /// There are few such threads at a time; what is beyond them waits in line.
-    std::uint64_t run_blocking(std::function<void()> work, std::function<void()> ended);
+    /// There are few such threads at a time; what is beyond them waits in line, and what somebody waits for stands
+    /// before what is only being cleared away, of which there may be much.
+    enum class turn_in_line { first, last };
+    std::uint64_t run_blocking(std::function<void()> work, std::function<void()> ended, turn_in_line turn);
     /// Waits for that work here, and calls `ended` before it returns; does nothing if that has been.
     void finish_blocking(std::uint64_t number);
+    /// For who waits here for what a completion may tell before that work is over: turn(), which ends with the work, too.
+    /// False: it is over, and there was no turn.
+    bool turn_beside(std::uint64_t number);
 
     /// What a room above keeps one of a reactor; made when it is first asked for, and gone with the reactor. For a few.
     template <class T>
@@ -243,6 +248,8 @@ private:
         std::function<void()> work; // empty once it has been started
         std::function<void()> ended;
         std::thread thread;
+        turn_in_line turn;
+        std::shared_ptr<std::atomic<bool>> over;
     };
 
     static root run_root(reactor_core& core, task<> body, main_outcome* outcome);
@@ -316,7 +323,7 @@ private:
     std::array<ring::completion, 256> completions_;
     std::size_t completed_ = 0;           // in completions_
     std::size_t delivered_ = 0;           // of those, told to their owners
-    std::vector<blocking_work> blocking_; // in the order in which they came
+    std::vector<blocking_work> blocking_; // in the order in which they are started
     std::size_t blocking_threads_ = 0;
     struct extension_of_key {
         const char* key;

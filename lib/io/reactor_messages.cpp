@@ -116,9 +116,14 @@ void reactor_core::end_tasks() noexcept {
     drop_messages();
 }
 
-std::uint64_t reactor_core::run_blocking(std::function<void()> work, std::function<void()> ended) {
+std::uint64_t reactor_core::run_blocking(std::function<void()> work, std::function<void()> ended, turn_in_line turn) {
     const std::uint64_t number = ++last_blocking_;
-    blocking_.push_back(blocking_work{number, std::move(work), std::move(ended), {}});
+    auto place = blocking_.end();
+    if (turn == turn_in_line::first)
+        place = std::find_if(blocking_.begin(), blocking_.end(),
+                             [](const auto& b) { return b.work && b.turn == turn_in_line::last; });
+    blocking_.insert(place, blocking_work{number, std::move(work), std::move(ended), {}, turn,
+                                          std::make_shared<std::atomic<bool>>(false)});
     start_blocking();
     return number;
 }
@@ -133,15 +138,35 @@ void reactor_core::start_blocking() noexcept {
         ++blocking_threads_;
         const std::function<void()> work = std::exchange(b.work, nullptr);
         try {
-            b.thread = start_quiet_thread([this, work, tell] {
+            b.thread = start_quiet_thread([this, work, tell, over = b.over] {
                 work();
+                over->store(true);
                 post(tell);
             });
         } catch (const std::system_error&) { // no thread to be had: then here, late rather than never
             work();
+            b.over->store(true);
             post(tell);
         }
     }
+}
+
+// The work is over before it posts that: who finds that it is not, after having taken what was posted, is woken by it.
+bool reactor_core::turn_beside(std::uint64_t number) {
+    const auto found =
+        std::find_if(blocking_.begin(), blocking_.end(), [number](const auto& b) { return b.number == number; });
+    if (found == blocking_.end()) return false;
+    if (found->work) { // in line still
+        finish_blocking(blocking_.front().number);
+        return true;
+    }
+    if (posted_.load(std::memory_order_relaxed) != nullptr) take_posted();
+    if (found->over->load()) return false;
+    prepare_all();
+    driver_->report_sends();
+    enter_driver(to_prepare_.empty() && prepare_to_sleep());
+    after_enter();
+    return true;
 }
 
 void reactor_core::finish_blocking(std::uint64_t number) {

@@ -71,7 +71,7 @@ task<> control::send_aside(reference self, order& asked) {
     shared->bytes.assign(bytes.begin(), bytes.end());
     shared->held = asked.held();
     self->io_->core().run_blocking([shared] { shared->error = shared->port->send(shared->bytes); },
-                                   [shared] { shared->sent.set(); });
+                                   [shared] { shared->sent.set(); }, detail::reactor_core::turn_in_line::first);
     co_await when_any(shared->sent.wait(), self->closing_.wait());
     self->check_open();
     if (shared->error != 0)

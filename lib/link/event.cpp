@@ -71,7 +71,8 @@ std::string describe(const link_event& e) {
     case link_event_kind::carrier_on: return fmt::format("{}: carrier", link);
     case link_event_kind::carrier_off: return fmt::format("{}: no carrier", link);
     case link_event_kind::moved:
-        return fmt::format("{}: moved to namespace {}, index {}", link, e.new_namespace.value_or(-1), e.new_index);
+        if (!e.new_namespace) return fmt::format("{}: moved to another namespace", link);
+        return fmt::format("{}: moved to namespace {}, index {}", link, *e.new_namespace, e.new_index);
     case link_event_kind::deleted: return fmt::format("{}: deleted", link);
     case link_event_kind::address_added:
     case link_event_kind::address_removed: return fmt::format("{}: {} {}", link, mark, e.address.to_string());
@@ -195,6 +196,7 @@ void link_state_tracker::link_is_gone(unsigned index, byte_view payload, events&
         if (type == IFLA_NEW_IFINDEX) event.new_index = number_of<std::uint32_t>(value);
     });
     if (event.new_namespace) event.kind = link_event_kind::moved;
+    event.found_missing = payload.empty();
     for (auto i = addresses_.begin(); i != addresses_.end();) {
         if (std::get<0>(i->first) != index) {
             ++i;

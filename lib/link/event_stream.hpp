@@ -9,20 +9,18 @@
 #pragma once
 
 #include <cotun/coro/timer.hpp>
-#include <cotun/coro/waiter.hpp>
-#include <cotun/link/event_operation.hpp>
 
 #include "io/reactor_core.hpp"
 #include "link/event_socket.hpp"
+#include "link/event_source.hpp"
 #include "ring/requests.hpp"
 
 #include <chrono>
-#include <deque>
 #include <optional>
 
 namespace cotun::link {
 
-class event_stream final : public detail::open_end, ring::request_owner, detail::timer {
+class event_stream final : public event_source, public detail::open_end, ring::request_owner, detail::timer {
 public:
     // `call`: for errors, "link_monitor".
     event_stream(detail::reactor_core& core, event_socket&& socket, const char* call);
@@ -35,37 +33,21 @@ public:
     void close_now() override;
     void reactor_ends() override;
 
-    void hold() noexcept { ++references_; }
-    void drop() noexcept {
-        if (--references_ == 0) delete this;
-    }
-
 private:
-    friend class cotun::link_event_operation;
     static constexpr std::chrono::milliseconds pause{10}; // where there is no room for a request
     static constexpr int turn = 64;                       // datagrams that are read before others have a turn
 
-    ~event_stream();
-    bool try_take(link_event_operation& w);
-    void wait(link_event_operation& w);
-    void put_back(const link_event& event) noexcept;
-    [[nodiscard]] std::exception_ptr closed_failure() const;
-    bool fill();
-    void serve() noexcept;
-    void arm() noexcept;
-    void fail(const std::exception_ptr& why) noexcept;
+    ~event_stream() override;
+    [[nodiscard]] detail::scheduler* loop() const noexcept override { return core_; }
+    void fill() override;
+    void expect_more() noexcept override;
     void on_completion(std::uint32_t cookie, const ring::completion& done) override;
     void on_time() override { serve(); }
 
     detail::reactor_core* core_;
-    const char* call_;
     std::optional<event_socket> socket_; // empty once closed
     ring::token request_ = 0;
-    bool closing_ = false;
-    unsigned references_ = 0;
     events read_;
-    std::deque<link_event> events_;
-    detail::waiter_list waiters_;
 };
 
 } // namespace cotun::link

@@ -11,6 +11,8 @@
 #include <linux/rtnetlink.h>
 #include <sys/socket.h>
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <functional>
@@ -136,6 +138,36 @@ task<std::vector<ip_route>> list_routes(reference self, route_query query) {
     task<> named = name_devices(std::move(self), all);
     co_await std::move(named);
     co_return all;
+}
+
+task<> put_route(reference self, ip_route route, ip_next_hops hops, creation how) {
+    std::vector<ip_next_hop> found(hops.begin(), hops.end());
+    for (ip_next_hop& hop : found) {
+        if (hop.index != 0 || hop.device.empty()) continue;
+        task<unsigned> looked = control::index_of(self, hop.device);
+        const unsigned index = co_await std::move(looked);
+        hop.index = index;
+    }
+    order asked = link::add_route(route, found, how);
+    task<> performed = control::perform(std::move(self), std::move(asked));
+    co_await std::move(performed);
+}
+
+task<std::vector<ip_next_hop>> list_hops(reference self, ip_route route) {
+    std::vector<link::route_with_hops> all;
+    order asked = link::list_routes(route.destination.is_v6() ? AF_INET6 : AF_INET);
+    task<> listed = list(self, all, RTM_NEWROUTE, link::read_route_with_hops, std::move(asked));
+    co_await std::move(listed);
+    const auto found = std::find_if(all.begin(), all.end(), [&](const link::route_with_hops& r) {
+        return r.route.destination == route.destination && r.route.table == route.table &&
+               (route.metric == 0 || r.route.metric == route.metric);
+    });
+    if (found == all.end())
+        link::refuse(fmt::format("tell the next hops of the route to {}", route.destination.to_string()), ESRCH, {},
+                     "there is no such route in this table (`ip route show table all`)");
+    task<> named = name_devices(std::move(self), found->hops);
+    co_await std::move(named);
+    co_return found->hops;
 }
 
 task<ip_route> find_route(reference self, wire::ip_address destination) {
@@ -279,6 +311,13 @@ task<> link_control::replace_route(ip_route r) {
     return perform_on(open(control_), r.index, r.device,
                       [r](unsigned index) { return link::add_route(index, r, creation::replace); });
 }
+task<> link_control::add_route(ip_route r, ip_next_hops hops) {
+    return put_route(open(control_), r, hops, creation::add);
+}
+task<> link_control::replace_route(ip_route r, ip_next_hops hops) {
+    return put_route(open(control_), r, hops, creation::replace);
+}
+task<std::vector<ip_next_hop>> link_control::next_hops(ip_route r) { return list_hops(open(control_), r); }
 task<> link_control::delete_route(ip_route r) {
     return perform_on(open(control_), r.index, r.device, [r](unsigned index) { return link::delete_route(index, r); });
 }

@@ -117,11 +117,13 @@ public:
         const auto length = static_cast<std::uint16_t>(size);
         std::memcpy(storage_.data() + at, &length, sizeof length);
     }
-    // Any header, within an attribute (IFLA_INFO_DATA of a veth pair).
+    // Any header, within an attribute (IFLA_INFO_DATA of a veth pair). Gives its place.
     template <typename Header>
-    void raw(const Header& header) {
+    std::size_t raw(const Header& header) {
         align();
+        const std::size_t at = storage_.size();
         append(&header, sizeof header);
+        return at;
     }
 
     // Right behind what is there.

@@ -17,6 +17,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -106,6 +107,8 @@ enum class creation { add, replace }; // replace: add, or change what is there
 // --- routes, rules, neighbours: with the index of the device that they name, or 0 ----------------------------------
 
 [[nodiscard]] order add_route(unsigned index, const ip_route& route, creation how);
+// The hops have the indices of their devices.
+[[nodiscard]] order add_route(const ip_route& route, std::span<const ip_next_hop> hops, creation how);
 [[nodiscard]] order delete_route(unsigned index, const ip_route& route);
 [[nodiscard]] order list_routes(int family);
 // How a packet to the address would go.

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <cstddef>
 
 namespace cotun::link {
 namespace {
@@ -37,6 +38,40 @@ std::uint8_t scope_of(const ip_route& r) noexcept {
     }
 }
 
+void put_gateway(request& req, const wire::ip_address& gateway, bool v6) {
+    if (gateway.is_v6() == v6) return attribute(req, RTA_GATEWAY, gateway);
+    const std::size_t via = req.begin(RTA_VIA); // a family, and the address
+    req.raw(std::uint16_t{family_number(gateway.is_v6())});
+    req.append_bytes(gateway.bytes());
+    req.end(via);
+}
+
+void put_hops(request& req, std::span<const ip_next_hop> hops, bool v6) {
+    const std::size_t all = req.begin(RTA_MULTIPATH);
+    for (const ip_next_hop& hop : hops) {
+        rtnexthop header{};
+        header.rtnh_flags = hop.on_link ? RTNH_F_ONLINK : 0;
+        header.rtnh_hops = static_cast<std::uint8_t>(hop.weight - 1);
+        header.rtnh_ifindex = static_cast<int>(hop.index);
+        const std::size_t at = req.raw(header);
+        if (hop.gateway) put_gateway(req, *hop.gateway, v6);
+        req.end(at); // its length is where an attribute has it
+    }
+    req.end(all);
+}
+static_assert(offsetof(rtnexthop, rtnh_len) == offsetof(nlattr, nla_len));
+
+void check_hops(const std::string& intent, const ip_route& r, std::span<const ip_next_hop> hops) {
+    const auto refused = [&](std::string_view why) { refuse(intent, EINVAL, {}, why); };
+    if (hops.empty()) refused("a route needs a next hop at least");
+    if (r.gateway || r.index != 0 || !r.device.empty())
+        refused("a route has a gateway and device, or several next hops that have their own: not both");
+    for (const ip_next_hop& hop : hops) {
+        if (hop.weight < 1 || hop.weight > 256) refused("a weight is 1 to 256");
+        if (!hop.gateway && hop.index == 0) refused("a next hop needs a gateway or a device");
+    }
+}
+
 request route_message(std::uint16_t message, unsigned flags, rtmsg header, unsigned index, const ip_route& r) {
     header.rtm_family = family_number(r.destination.is_v6());
     header.rtm_dst_len = static_cast<std::uint8_t>(r.destination.length());
@@ -47,14 +82,7 @@ request route_message(std::uint16_t message, unsigned flags, rtmsg header, unsig
     request req{message, flags | NLM_F_ACK, header};
     req.attribute(RTA_TABLE, r.table);
     if (r.destination.length() != 0) attribute(req, RTA_DST, r.destination.address());
-    if (r.gateway && r.gateway->is_v6() == r.destination.is_v6()) {
-        attribute(req, RTA_GATEWAY, *r.gateway);
-    } else if (r.gateway) { // a family, and the address
-        const std::size_t via = req.begin(RTA_VIA);
-        req.raw(std::uint16_t{family_number(r.gateway->is_v6())});
-        req.append_bytes(r.gateway->bytes());
-        req.end(via);
-    }
+    if (r.gateway) put_gateway(req, *r.gateway, r.destination.is_v6());
     if (index != 0) req.attribute(RTA_OIF, std::uint32_t{index});
     if (r.metric != 0) req.attribute(RTA_PRIORITY, r.metric);
     if (r.preferred_source) attribute(req, RTA_PREFSRC, *r.preferred_source);
@@ -92,6 +120,23 @@ order add_route(unsigned index, const ip_route& r, creation how) {
     return {route_message(RTM_NEWROUTE, NLM_F_CREATE | mode, header, index, r),
             fmt::format("{} {}", how == creation::add ? "add" : "put in place", describe_route(r)), index,
             route_remedy};
+}
+
+order add_route(const ip_route& r, std::span<const ip_next_hop> hops, creation how) {
+    std::string intent = fmt::format("{} {}", how == creation::add ? "add" : "put in place", describe_route(r));
+    for (const ip_next_hop& hop : hops) {
+        intent += &hop == hops.data() ? " by " : ", ";
+        intent += hop.gateway ? hop.gateway->to_string() : fmt::format("the link of index {}", hop.index);
+        if (hop.weight != 1) intent += fmt::format(" (weight {})", hop.weight);
+    }
+    check_hops(intent, r, hops);
+    rtmsg header{};
+    header.rtm_scope = r.scope.value_or(RT_SCOPE_UNIVERSE);
+    header.rtm_protocol = r.protocol;
+    const unsigned mode = how == creation::add ? NLM_F_EXCL : NLM_F_REPLACE;
+    request req = route_message(RTM_NEWROUTE, NLM_F_CREATE | mode, header, 0, r);
+    put_hops(req, hops, r.destination.is_v6());
+    return {std::move(req), std::move(intent), 0, route_remedy};
 }
 
 // What is not given does not matter.

@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include <array>
+#include <utility>
 
 namespace cotun::link {
 namespace {
@@ -85,30 +86,41 @@ void read_kind(byte_view info, link_info& link) {
     if (link.kind == "tun" && !data.empty()) link.tun = read_tun(data);
 }
 
-void read_hop(byte_view attributes, ip_route& route) {
+void read_gateway(byte_view attributes, std::optional<wire::ip_address>& gateway) {
     for_each_attribute(attributes, [&](int type, byte_view value) {
-        if (type == RTA_GATEWAY) route.gateway = address_of(value);
+        if (type == RTA_GATEWAY) gateway = address_of(value);
         if (type == RTA_VIA && value.size() > sizeof(std::uint16_t)) // a family, and the address
-            route.gateway = address_of(skip(value, sizeof(std::uint16_t)));
+            gateway = address_of(skip(value, sizeof(std::uint16_t)));
     });
+}
+
+template <typename Visit>
+void for_each_hop(byte_view hops, Visit visit) {
+    while (hops.size() >= sizeof(rtnexthop)) {
+        const auto header = load<rtnexthop>(hops);
+        if (header.rtnh_len < sizeof header || header.rtnh_len > hops.size()) return;
+        ip_next_hop hop;
+        hop.index = static_cast<unsigned>(header.rtnh_ifindex);
+        hop.weight = static_cast<std::uint16_t>(header.rtnh_hops + 1);
+        hop.on_link = (header.rtnh_flags & RTNH_F_ONLINK) != 0;
+        read_gateway(hops.subspan(sizeof header, header.rtnh_len - sizeof header), hop.gateway);
+        visit(hop);
+        hops = skip(hops, aligned(header.rtnh_len));
+    }
 }
 
 // The first of several next hops; the others are counted.
 void read_hops(byte_view hops, ip_route& route) {
     bool first = true;
-    while (hops.size() >= sizeof(rtnexthop)) {
-        const auto hop = load<rtnexthop>(hops);
-        if (hop.rtnh_len < sizeof hop || hop.rtnh_len > hops.size()) return;
-        if (first) {
-            route.index = static_cast<unsigned>(hop.rtnh_ifindex);
-            route.on_link = (hop.rtnh_flags & RTNH_F_ONLINK) != 0;
-            read_hop(hops.subspan(sizeof hop, hop.rtnh_len - sizeof hop), route);
-        } else {
+    for_each_hop(hops, [&](const ip_next_hop& hop) {
+        if (!std::exchange(first, false)) {
             ++route.more_hops;
+            return;
         }
-        first = false;
-        hops = skip(hops, aligned(hop.rtnh_len));
-    }
+        route.index = hop.index;
+        route.on_link = hop.on_link;
+        route.gateway = hop.gateway;
+    });
 }
 
 std::optional<std::chrono::seconds> lifetime_of(std::uint32_t seconds) noexcept {
@@ -228,11 +240,28 @@ std::optional<ip_route> read_found_route(byte_view payload) {
         default: break;
         }
     });
-    read_hop(attributes, route);
+    read_gateway(attributes, route.gateway);
     const auto prefix = prefix_of(destination, header.rtm_family, header.rtm_dst_len);
     if (!prefix) return std::nullopt;
     route.destination = *prefix;
     return route;
+}
+
+std::optional<route_with_hops> read_route_with_hops(byte_view payload) {
+    const auto route = read_route(payload);
+    if (!route) return std::nullopt;
+    route_with_hops row{*route, {}};
+    for_each_attribute(skip(payload, sizeof(rtmsg)), [&](int type, byte_view value) {
+        if (type == RTA_MULTIPATH) for_each_hop(value, [&](const ip_next_hop& hop) { row.hops.push_back(hop); });
+    });
+    if (row.hops.empty() && (route->gateway || route->index != 0)) {
+        ip_next_hop only;
+        only.gateway = route->gateway;
+        only.index = route->index;
+        only.on_link = route->on_link;
+        row.hops.push_back(only);
+    }
+    return row;
 }
 
 std::optional<ip_rule> read_rule(byte_view payload) {

@@ -10,6 +10,7 @@
 #include "link/message.hpp"
 
 #include <optional>
+#include <vector>
 
 namespace cotun::link {
 
@@ -26,6 +27,12 @@ namespace cotun::link {
 [[nodiscard]] std::optional<ip_route> read_route(byte_view payload);
 // The answer to a question for one route is a cloned one.
 [[nodiscard]] std::optional<ip_route> read_found_route(byte_view payload);
+// A route and all its ways: of one without any (blackhole), none.
+struct route_with_hops {
+    ip_route route;
+    std::vector<ip_next_hop> hops;
+};
+[[nodiscard]] std::optional<route_with_hops> read_route_with_hops(byte_view payload);
 [[nodiscard]] std::optional<ip_rule> read_rule(byte_view payload);
 // Nothing for what is not IP's, such as a bridge's forwarding entries.
 [[nodiscard]] std::optional<ip_neighbour> read_neighbour(byte_view payload);

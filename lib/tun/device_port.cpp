@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tun/device_port.hpp"
 
+#include "link/netlink.hpp"
+#include "link/netns_scope.hpp"
 #include "tun/tun_driver.hpp"
 
 #include <algorithm>
@@ -85,7 +87,6 @@ void device_port::on_offload_refused() noexcept {
 }
 
 void device_port::leaving() noexcept {
-    stop_watching();
     if (events_) events_->end();
 }
 
@@ -104,7 +105,20 @@ void device_port::resize(unsigned mtu) noexcept {
     inbox_.make_room_for(mtu + frame_overhead);
 }
 
-void device_port::on_link_event(const link_event& event) noexcept {
+// The kernel tells that the interface is gone when it is in no list any more and nobody finds it; who makes another of
+// that name waits for the lock that is held until its last traces are away. close(2) goes on without the lock, until no
+// callback of the kernel's (RCU) can know of the interface: ten times as long.
+void device_port::on_closing_event(const link_event& event) noexcept {
+    if (event.kind == link_event_kind::moved) stop_watching(); // and what becomes of it there only close(2) tells
+    if (event.kind == link_event_kind::deleted) gone();
+}
+
+void device_port::on_link_event(const link_event& told) noexcept {
+    if (!is_open()) return on_closing_event(told);
+    link_event event = told;
+    // The message of a move may be lost among others; all that is read then is that the link is not here.
+    attachment now;
+    if (event.found_missing && get_attachment(descriptor(), now) == 0) event.kind = link_event_kind::moved;
     switch (event.kind) {
     case link_event_kind::renamed: name_ = event.name.view(); break;
     case link_event_kind::mtu_changed: resize(event.mtu); break;
@@ -118,12 +132,26 @@ void device_port::on_link_event(const link_event& event) noexcept {
 }
 
 // The descriptor stays attached; the link has another index there, and maybe another name.
-void device_port::follow(const link_event& moved) noexcept {
+void device_port::follow(link_event& moved) noexcept {
     attachment now;
     if (get_attachment(descriptor(), now) != 0) return inbox_.look_again();
     name_ = now.name;
-    index_ = moved.new_index != 0 ? moved.new_index : index_;
+    if (moved.new_index == 0) moved.new_index = index_by_name();
+    if (moved.new_index != 0) index_ = moved.new_index;
     start_watching();
+}
+
+// 0: it cannot be found out, since the namespace cannot be entered, or the device has moved on.
+unsigned device_port::index_by_name() const noexcept {
+    unsigned index = 0;
+    try {
+        const unique_fd there = namespace_of(descriptor());
+        cotun::link::run_in_namespace(there.get(), "the namespace of a device", "following a device", [&] {
+            cotun::link::netlink_socket netlink;
+            index = netlink.get_link(name_).index;
+        });
+    } catch (const std::system_error&) {}
+    return index;
 }
 
 } // namespace cotun::detail

@@ -49,9 +49,13 @@ public:
 
 private:
     bool closes_slowly() const noexcept override { return true; } // it waits for the kernel's readers (RCU)
+    bool tells_when_gone() const noexcept override { return is_watching(); }
     void leaving() noexcept override;
-    void on_link_event(const link_event& event) noexcept override;
-    void follow(const link_event& moved) noexcept;
+    void left() noexcept override { stop_watching(); }
+    void on_link_event(const link_event& told) noexcept override;
+    void on_closing_event(const link_event& event) noexcept;
+    void follow(link_event& moved) noexcept;
+    unsigned index_by_name() const noexcept;
     void start_watching() noexcept;
     void resize(unsigned mtu) noexcept;
 

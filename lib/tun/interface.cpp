@@ -160,7 +160,8 @@ private:
             if (takes_existing())
                 return "another program, or this one, has the interface open: with multi_queue several may, each a "
                        "queue";
-            return "the name is in use: choose another, or `ip link delete` what has it";
+            return "the name is in use: choose another, take over what has it, if that is a device that persists "
+                   "(device_options::existing), or `ip link delete` it";
         case EEXIST: return "the name is in use";
         case EINVAL:
             if (takes_existing())

@@ -407,7 +407,9 @@ TEST_CASE("group: without a ring for the third thread there is no group, and not
         setrlimit(RLIMIT_NOFILE, &limit);
         for (int i = 0; i < 10; ++i) {
             try {
-                reactor_group group({.reactors = 12});
+                // Small ones: their memory, too, may be bounded (RLIMIT_MEMLOCK), and it is files that are to be short.
+                reactor_group group(
+                    {.reactors = 12, .each = {.pool = {.small_count = 64, .large_count = 4}, .requests = 64}});
                 return std::string("made");
             } catch (const std::system_error& e) {
                 if (e.code() != std::errc::too_many_files_open) return std::string("other: ") + e.what();
@@ -416,7 +418,7 @@ TEST_CASE("group: without a ring for the third thread there is no group, and not
             if (::test::open_files() != before) return std::string("files left");
             if (!::test::wait_until([&] { return threads() <= threads_before; })) return std::string("threads left");
         }
-        reactor_group small({.reactors = 2});
+        reactor_group small({.reactors = 2, .each = {.requests = 64}});
         std::atomic<int> n{0};
         for (std::size_t k = 0; k < 2; ++k) small.spawn_on(k, count_up, std::ref(n));
         small.run();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Each operation of link_control, as ip(8) sees it.
+#include "../support/privileges.hpp"
 #include "control_support.hpp"
 
 #include <linux/if.h>
@@ -93,10 +94,10 @@ TEST_CASE("what the kernel may lack is made where it is there, and named where i
 
 TEST_CASE("a TUN device is told of with what is its own", "[link][control]") {
     tun_namespace here;
-    if (!has_other_users()) SKIP("there is no other user in this user namespace");
     cotun::reactor io;
     link_control links(io);
-    ip("tuntap add dev t0 mode tun multi_queue user 1234");
+    const unsigned owner = has_other_users() ? 1234 : 0;
+    ip("tuntap add dev t0 mode tun multi_queue user " + std::to_string(owner));
     const link_info t0 = io.run(links.get_link("t0"));
     REQUIRE(t0.tun);
     CHECK(t0.kind == "tun");
@@ -104,7 +105,7 @@ TEST_CASE("a TUN device is told of with what is its own", "[link][control]") {
     CHECK_FALSE(t0.tun->tap);
     CHECK(t0.tun->persistent);
     CHECK(t0.tun->multi_queue);
-    CHECK(t0.tun->owner == 1234U);
+    CHECK(t0.tun->owner == owner);
     CHECK_FALSE(t0.tun->group);
     ip("tuntap add dev p0 mode tap");
     CHECK(io.run(links.get_link("p0")).tun->tap);
@@ -297,6 +298,90 @@ TEST_CASE("routes are added, replaced, asked for, listed and deleted", "[link][c
                ContainsSubstring("find a route to 8.8.8.8"));
 }
 
+TEST_CASE("routes with several next hops are added, replaced, told of and deleted", "[link][control]") {
+    paired_namespace here;
+    cotun::reactor io;
+    link_control links(io);
+    for (const char* name : {"b0", "a0", "d0", "c0"}) io.run(links.set_up(name));
+    io.run(links.add_address("a0", "10.9.0.1/24"));
+    io.run(links.add_address("c0", "10.10.0.1/24"));
+    for (const char* name : {"a0", "c0"}) {
+        link_address six{.address = name[0] == 'a' ? "fd00::1/64" : "fd01::1/64"};
+        six.no_dad = true;
+        io.run(links.add_address(name, six));
+    }
+    const cotun::ip_next_hop first{.gateway = ip_address::from_string("10.9.0.2"), .weight = 3};
+    const cotun::ip_next_hop second{.gateway = ip_address::from_string("10.10.0.2"), .device = "c0"};
+    const cotun::ip_next_hop by_six{.gateway = ip_address::from_string("fd00::2"), .device = "a0", .weight = 256};
+    const cotun::ip_next_hop to_link{.device = "c0"};
+    const cotun::ip_next_hop far{
+        .gateway = ip_address::from_string("172.16.0.1"), .device = "c0", .weight = 2, .on_link = true};
+
+    io.run(links.add_route({.destination = "10.20.0.0/16"}, {first, second}));
+    CHECK_THAT(ip("-j route show 10.20.0.0/16"),
+               ContainsSubstring(R"({"gateway":"10.9.0.2","dev":"a0","weight":3,"flags":[]})") &&
+                   ContainsSubstring(R"({"gateway":"10.10.0.2","dev":"c0","weight":1,"flags":[]})"));
+    io.run(links.add_route({.destination = "10.21.0.0/16", .metric = 9, .table = 1000}, {by_six, to_link, far}));
+    CHECK_THAT(ip("-j route show table 1000"),
+               ContainsSubstring(R"("via":{"family":"inet6","host":"fd00::2"},"dev":"a0","weight":256)") &&
+                   ContainsSubstring(R"("metric":9)") && ContainsSubstring(R"("172.16.0.1","dev":"c0","weight":2)") &&
+                   ContainsSubstring("onlink"));
+    const cotun::ip_next_hop six_a{.gateway = ip_address::from_string("fd00::2"), .weight = 2};
+    const cotun::ip_next_hop six_c{.gateway = ip_address::from_string("fd01::2")};
+    io.run(links.add_route({.destination = "fd20::/48"}, {six_a, six_c}));
+    CHECK_THAT(ip("-j -6 route show fd20::/48"), ContainsSubstring(R"("gateway":"fd00::2","dev":"a0","weight":2)") &&
+                                                     ContainsSubstring(R"("gateway":"fd01::2","dev":"c0","weight":1)"));
+
+    std::vector<cotun::ip_next_hop> told = io.run(links.next_hops({.destination = "10.20.0.0/16"}));
+    REQUIRE(told.size() == 2);
+    CHECK(told[0].gateway == first.gateway);
+    CHECK(told[0].weight == 3);
+    CHECK(told[0].device == "a0");
+    CHECK(told[1].gateway == second.gateway);
+    CHECK(told[1].device == "c0");
+    told = io.run(links.next_hops({.destination = "10.21.0.0/16", .metric = 9, .table = 1000}));
+    REQUIRE(told.size() == 3);
+    CHECK(told[0].gateway == by_six.gateway);
+    CHECK(told[0].weight == 256);
+    CHECK_FALSE(told[1].gateway);
+    CHECK(told[2].on_link);
+    CHECK(io.run(links.next_hops({.destination = "fd20::/48"})).size() == 2);
+    told = io.run(links.next_hops({.destination = "10.9.0.0/24"})); // the kernel's own, with one
+    REQUIRE(told.size() == 1);
+    CHECK(told[0].device == "a0");
+    for (const cotun::ip_route& r : io.run(links.routes()))
+        if (r.destination == ip_prefix("10.21.0.0/16")) CHECK(r.more_hops == 2);
+
+    io.run(links.replace_route({.destination = "10.20.0.0/16"}, {second, to_link}));
+    CHECK_THAT(ip("-j route show 10.20.0.0/16"),
+               ContainsSubstring("10.10.0.2") && !ContainsSubstring("10.9.0.2") && ContainsSubstring("nexthops"));
+    io.run(links.replace_route({.destination = "10.20.0.0/16", .gateway = first.gateway})); // and by one
+    CHECK_THAT(ip("-j route show 10.20.0.0/16"), !ContainsSubstring("nexthops") && ContainsSubstring("10.9.0.2"));
+    io.run(links.delete_route({.destination = "10.21.0.0/16", .table = 1000}));
+    io.run(links.delete_route({.destination = "fd20::/48"}));
+    CHECK(ip("route show table 1000").empty());
+    CHECK(ip("-6 route show fd20::/48").empty());
+
+    const cotun::ip_route nowhere{.destination = "10.22.0.0/16"};
+    const cotun::ip_next_hop unreachable{.gateway = ip_address::from_string("192.0.2.1")};
+    CHECK_THAT(refusal(io, ENETUNREACH, links.add_route(nowhere, {first, unreachable})),
+               ContainsSubstring("10.22.0.0/16 by 10.9.0.2 (weight 3), 192.0.2.1") &&
+                   ContainsSubstring("no address of a link"));
+    CHECK_THAT(refusal(io, EEXIST, links.add_route({.destination = "10.20.0.0/16"}, {second})),
+               ContainsSubstring("already"));
+    CHECK_THAT(refusal(io, EINVAL, links.add_route(nowhere, {})), ContainsSubstring("a next hop"));
+    CHECK_THAT(refusal(io, EINVAL, links.add_route(nowhere, {cotun::ip_next_hop{}})),
+               ContainsSubstring("a gateway or a device"));
+    CHECK_THAT(refusal(io, EINVAL, links.add_route(nowhere, {cotun::ip_next_hop{.device = "a0", .weight = 257}})),
+               ContainsSubstring("1 to 256"));
+    CHECK_THAT(refusal(io, EINVAL, links.add_route({.destination = "10.22.0.0/16", .device = "a0"}, {first})),
+               ContainsSubstring("not both"));
+    CHECK_THAT(refusal(io, ENODEV, links.add_route(nowhere, {cotun::ip_next_hop{.device = "none0"}})),
+               ContainsSubstring("'none0'"));
+    CHECK_THAT(refusal(io, ESRCH, drop(links.next_hops(nowhere))), ContainsSubstring("10.22.0.0/16"));
+    CHECK(ip("route show 10.22.0.0/16").empty());
+}
+
 TEST_CASE("rules and neighbours are added, listed and deleted", "[link][control]") {
     paired_namespace here;
     cotun::reactor io;
@@ -394,9 +479,8 @@ TEST_CASE("link_control says what, on which link, why, and what to do", "[link][
 
 TEST_CASE("without CAP_NET_ADMIN link_control looks, and explains", "[link][control]") {
     paired_namespace here;
-    if (!has_other_users()) SKIP("there is no other user in this user namespace");
     const std::string said = in_child([]() -> std::string {
-        if (setuid(65534) != 0) return "cannot become nobody";
+        if (!give_up_capabilities()) return "not prepared";
         cotun::reactor io;
         link_control links(io);
         std::string text = io.run(links.get_link("a0")).name == "a0" ? "found;" : "lost;";

@@ -157,6 +157,39 @@ TEST_CASE("the reactor goes on while a link is deleted", "[link][control]") {
     CHECK_FALSE(has_interface("a0"));
 }
 
+namespace {
+
+task<> close_one(cotun::device& dev, unsigned& closed) {
+    co_await dev.close();
+    ++closed;
+}
+
+// How many have closed when an order that was given after them has been carried out.
+task<> order_behind(cotun::reactor& io, link_control& links, std::vector<cotun::device>& devices, unsigned& before) {
+    unsigned closed = 0;
+    cotun::scope tasks(io);
+    for (cotun::device& dev : devices) tasks.spawn(close_one(dev, closed));
+    for (int pass = 0; pass < 20; ++pass) co_await io.yield(); // all stand in line
+    co_await links.set_mtu("a0", 1300);
+    before = closed;
+    co_await tasks.join();
+}
+
+} // namespace
+
+TEST_CASE("an order to a link does not wait until a hundred devices have closed", "[link][control]") {
+    paired_namespace here;
+    need_tun();
+    cotun::reactor io;
+    link_control links(io, {.sending = link_sending::aside});
+    std::vector<cotun::device> devices;
+    for (int i = 0; i < 100; ++i) devices.push_back(cotun::open_tun(io, {.name = "many%d"}));
+    unsigned before = 0;
+    io.run(order_behind(io, links, devices, before));
+    CHECK(before < 70); // two threads' turns of 16 or so; behind all of them it would be 84 at the least
+    CHECK_THAT(ip("-j link show a0"), ContainsSubstring(R"("mtu":1300)"));
+}
+
 TEST_CASE("a link_control that goes with tasks that wait, and a reactor that goes with both, leave nothing",
           "[link][control]") {
     paired_namespace here;

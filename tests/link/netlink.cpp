@@ -25,6 +25,7 @@
 #include <utility>
 
 #include "../support/namespace.hpp"
+#include "../support/privileges.hpp"
 
 using namespace test;
 using cotun::link::link_info;
@@ -227,12 +228,18 @@ TEST_CASE("a refusal says what, on which link, why, and what to do", "[link][net
 
 TEST_CASE("without CAP_NET_ADMIN the refusal names it", "[link][netlink]") {
     paired_namespace here;
-    if (!has_other_users()) SKIP("there is no other user in this user namespace");
-    struct as_nobody {
-        as_nobody() { REQUIRE(seteuid(65534) == 0); }
-        ~as_nobody() {
-            if (seteuid(0) != 0) std::terminate();
+    struct powerless {
+        powerless() {
+            REQUIRE(syscall(SYS_capget, &header, before.data()) == 0);
+            std::array<__user_cap_data_struct, 2> none = before; // what is permitted stays
+            none[0].effective = none[1].effective = 0;
+            REQUIRE(syscall(SYS_capset, &header, none.data()) == 0);
         }
+        ~powerless() {
+            if (syscall(SYS_capset, &header, before.data()) != 0) std::terminate();
+        }
+        __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+        std::array<__user_cap_data_struct, 2> before{};
     } nobody;
     netlink_socket netlink;
     const unsigned a0 = netlink.get_link("a0").index; // looking is free

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <optional>
 
+#include "../support/privileges.hpp"
 #include "../support/scale.hpp"
 #include "sockets.hpp"
 
@@ -234,7 +235,7 @@ TEST_CASE("sockets that cannot be", "[net][udp][refused]") {
 TEST_CASE("a port below 1024 without the privilege", "[net][udp][refused]") {
     own_namespace here;
     const std::string told = in_child([]() -> std::string {
-        if (setgid(65534) != 0 || setuid(65534) != 0) return "not prepared";
+        if (!give_up_capabilities()) return "not prepared";
         cotun::reactor io;
         try {
             const cotun::udp_socket s = cotun::open_udp(io, bound("127.0.0.1:53"));

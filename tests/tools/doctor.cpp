@@ -80,6 +80,11 @@ bool user_namespaces() {
            }) == "yes";
 }
 
+// Others than root, who is the only one in a user namespace such as `unshare -Ur` makes.
+void need_other_users() {
+    if (!has_other_users()) SKIP("there is no other user in this user namespace");
+}
+
 void need_ring() {
     if (diagnose(nothing).state("ring") != "works") SKIP("no io_uring here");
 }
@@ -158,6 +163,7 @@ TEST_CASE("doctor: something else in the place of the device node", "[tools]") {
 
 TEST_CASE("doctor: no permission for the device node", "[tools]") {
     const tun_namespace here;
+    need_other_users();
     const diagnosis d =
         diagnose([] { return open_device_node() && chmod("/dev/net/tun", 0600) == 0 && become_nobody(); });
     CAPTURE(d.text);
@@ -188,6 +194,7 @@ TEST_CASE("doctor: root without CAP_NET_ADMIN", "[tools]") {
 
 TEST_CASE("doctor: nobody, with a device node for everybody; and in a user namespace, where it works", "[tools]") {
     const tun_namespace here;
+    need_other_users();
     need_ring();
     const diagnosis outside = diagnose([] { return open_device_node() && become_nobody(); });
     CAPTURE(outside.text);
@@ -281,6 +288,7 @@ TEST_CASE("doctor: a filter that lets a ring be made, but not entered or registe
 // memory; those from 5.12 on until then do not, and have nothing to tell.
 TEST_CASE("doctor: 64 KiB of lockable memory, and none", "[tools]") {
     const tun_namespace here;
+    need_other_users();
     need_ring();
     if (!user_namespaces()) SKIP("nobody may make user namespaces here");
     const auto limited = [](rlim_t bytes, uid_t user) {
@@ -343,8 +351,30 @@ bool give_net_admin(const std::string& path, bool effective) {
 
 } // namespace
 
+TEST_CASE("doctor: in a user namespace that has no other user it works, and without capabilities it explains",
+          "[tools]") {
+    const tun_namespace here;
+    need_ring();
+    const std::string words = "unshare --user --map-root-user --net " + cotun_path() + " doctor --json";
+    if (!run("unshare --user --map-root-user --net true").good()) SKIP("no user namespace can be made here");
+    const diagnosis inside = diagnosis(run_prepared(words, nothing));
+    CAPTURE(inside.text);
+    CHECK(inside.status == 0);
+    CHECK(inside.state("may_create") == "works");
+    CHECK(inside.state("tunnel") == "works");
+    const diagnosis powerless = diagnosis(
+        run_prepared("unshare --user --map-root-user --net setpriv --bounding-set=-net_admin --inh-caps=-net_admin " +
+                         cotun_path() + " doctor --json",
+                     nothing));
+    CAPTURE(powerless.text);
+    CHECK(powerless.status == 1);
+    CHECK_THAT(powerless.line("cap_net_admin"), ContainsSubstring("|lacks|"));
+    CHECK_THAT(powerless.line("may_create"), ContainsSubstring("|fails|TUNSETIFF: EPERM"));
+}
+
 TEST_CASE("doctor: the file capabilities of a program", "[tools]") {
     const tun_namespace here;
+    need_other_users();
     need_ring();
     const temporary_directory files;
     const std::string path = files / "a program"; // a blank in its name, as may be

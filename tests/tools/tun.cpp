@@ -7,6 +7,7 @@
 #include <linux/capability.h>
 #include <linux/if_tun.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 
 #include <cstring>
 
@@ -46,8 +47,11 @@ struct open_tun {
 TEST_CASE("cotun tun: one that stays, with all its options, as ip(8) sees it", "[tools]") {
     const tun_namespace here;
     const std::string before = interfaces();
+    const bool others = has_other_users();
+    const std::string owner = others ? "64999" : "0", group = others ? "64998" : "0";
     const told added = run_cotun("tun add ctun0 --address 10.77.0.1/24 --address fd77::1/64 --mtu 1400 --queues 4 "
-                                 "--persist --owner 64999 --group 64998");
+                                 "--persist --owner " +
+                                 owner + " --group " + group);
     CAPTURE(added.errors);
     REQUIRE(added.status == 0);
     CHECK(added.output == "ctun0\n");
@@ -58,14 +62,15 @@ TEST_CASE("cotun tun: one that stays, with all its options, as ip(8) sees it", "
                "(lambda d: (d[\"type\"], d[\"multi_queue\"], d[\"persist\"], "
                "d[\"pi\"]))(all[0][\"linkinfo\"][\"info_data\"])") == "('tun', True, True, False)\n");
     const std::string details = output_of("ip -d link show ctun0");
-    CHECK_THAT(details, ContainsSubstring("user 64999") && ContainsSubstring("group 64998"));
+    CHECK_THAT(details, ContainsSubstring(others ? "user 64999" : "user root") &&
+                            ContainsSubstring(others ? "group 64998" : "group root"));
     CHECK_THAT(output_of("ip -j addr show ctun0"),
                ContainsSubstring("\"10.77.0.1\"") && ContainsSubstring("\"fd77::1\""));
 
     const std::string show = cotun_path() + " tun show ctun0 --json";
     CHECK(look(show, "all[0][\"name\"], all[0][\"kind\"], all[0][\"mtu\"], all[0][\"persistent\"], "
                      "all[0][\"multi_queue\"], all[0][\"owner\"], all[0][\"group\"]") ==
-          "ctun0 tun 1400 True True 64999 64998\n");
+          "ctun0 tun 1400 True True " + owner + " " + group + "\n");
     CHECK(look(show, "\"10.77.0.1/24\" in all[0][\"addresses\"], \"fd77::1/64\" in all[0][\"addresses\"]") ==
           "True True\n");
 
@@ -94,6 +99,34 @@ TEST_CASE("cotun tun: one that goes with the command", "[tools]") {
         CHECK(adding.wait() == 0);
         CHECK(interfaces() == before);
     }
+}
+
+TEST_CASE("cotun tun: as many queues as are asked for can be had, and none of them is the command's", "[tools]") {
+    const tun_namespace here;
+    const std::string before = interfaces();
+    constexpr unsigned flags = IFF_TUN | IFF_NO_PI | IFF_MULTI_QUEUE;
+    const std::string queues = cotun_path() + " tun show ctun0 --json";
+    {
+        program adding({cotun_path(), "tun", "add", "ctun0", "--queues", "3"});
+        REQUIRE(wait_until([&] { return adding.output() == "ctun0\n"; }));
+        CHECK(look("ip -j -d link show ctun0", "all[0][\"linkinfo\"][\"info_data\"][\"multi_queue\"]") == "True\n");
+        const open_tun first("ctun0", flags), second("ctun0", flags);
+        CHECK(look(queues, "all[0][\"queues\"]") == "2\n");
+        adding.signal(SIGTERM);
+        CHECK(adding.wait() == 0);
+        CHECK(has_interface("ctun0")); // the queues of others keep it
+    }
+    CHECK(interfaces() == before);
+    CHECK(run_cotun("tun add ctun0 --queues 256 --persist").status == 0); // the kernel's most
+    CHECK(look(queues, "all[0][\"queues\"], all[0][\"persistent\"]") == "0 True\n");
+    CHECK(run_cotun("tun del ctun0").status == 0);
+    const told few = run_prepared(cotun_path() + " tun add ctun0 --queues 64 --persist", [] {
+        const rlimit limit{32, 32};
+        return setrlimit(RLIMIT_NOFILE, &limit) == 0;
+    });
+    CHECK(few.status == 1);
+    CHECK_THAT(few.errors, ContainsSubstring(" of 64: "));
+    CHECK(interfaces() == before); // nothing is left of what was not made whole
 }
 
 TEST_CASE("cotun tun: in another network namespace", "[tools]") {

@@ -111,6 +111,46 @@ TEST_CASE("a device that is moved to another namespace goes on there, and is wat
     CHECK_FALSE(run(in_there + "link show dev far0").good());
 }
 
+namespace {
+
+// More messages than the kernel keeps for a reactor that does not look: those that follow are lost.
+void flood() {
+    output_of("ip link add flood0 type veth peer name flood1");
+    std::string batch;
+    for (int n = 0; n < 600; ++n) batch += "link set flood0 mtu " + std::to_string(1300 + n) + "\n";
+    output_of("printf '" + batch + "' | ip -batch -");
+}
+
+} // namespace
+
+TEST_CASE("a move or a deletion whose message is lost is found out", "[tun][events][netns]") {
+    tun_namespace here;
+    const named_namespace there("lost");
+    cotun::reactor io;
+    cotun::device moves = cotun::open_tun(io, {.name = "ev0", .addresses = {"10.9.0.1/24"}});
+    cotun::device goes = cotun::open_tun(io, {.name = "ev1"});
+    moves.events();
+    goes.events();
+    output_of("ip -n " + there.name() + " link add other0 type veth peer name other1"); // indices differ there
+    flood();
+    output_of("ip link set ev0 netns " + there.name() + " && ip link delete ev1");
+    const cotun::link_event moved = run_bounded(io, next_of(moves, kind::moved));
+    CHECK(moved.found_missing);
+    CHECK_FALSE(moved.new_namespace);
+    CHECK(moved.new_index == moves.index());
+    CHECK(run_bounded(io, next_of(goes, kind::deleted)).found_missing);
+    CHECK(refusal([&] { io.run(next_number(goes)); }, {"ev1", "gone"}).value() == EBADFD);
+    const std::string in_there = "ip -n " + there.name() + " ";
+    CHECK_THAT(output_of(in_there + "-o link show ev0"),
+               Catch::Matchers::StartsWith(std::to_string(moves.index()) + ": ev0"));
+    told(io, moves, kind::address_added, in_there + "addr add 10.9.0.1/24 dev ev0 && " + in_there + "link set ev0 up");
+    there.inside([] { REQUIRE(plain_socket().send(78, "10.9.0.2")); });
+    CHECK(run_bounded(io, next_number(moves)) == 78);
+    told(io, moves, kind::renamed, in_there + "link set ev0 down && " + in_there + "link set ev0 name far0");
+    CHECK(moves.name() == "far0");
+    told(io, moves, kind::deleted, in_there + "link del far0");
+}
+
 TEST_CASE("a reader of a device that is deleted in another namespace after a move is told", "[tun][events][netns]") {
     tun_namespace here;
     const named_namespace there("moved-on");

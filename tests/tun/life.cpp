@@ -8,6 +8,7 @@
 #include <catch2/generators/catch_generators.hpp>
 
 #include <array>
+#include <filesystem>
 #include <optional>
 #include <thread>
 
@@ -123,6 +124,72 @@ TEST_CASE("devices are closed while another one is being read", "[tun][close]") 
     io.run(until_read(io, ours));
     CHECK_FALSE(end);
     CHECK(has_interface("stays"));
+}
+
+namespace {
+
+std::size_t threads_here() {
+    std::size_t count = 0;
+    for ([[maybe_unused]] const auto& each : std::filesystem::directory_iterator("/proc/self/task")) ++count;
+    return count;
+}
+
+std::string many_name(int number) { return "many" + std::to_string(number); }
+
+} // namespace
+
+// The kernel goes on for a while with each: more of them than there are threads for that.
+TEST_CASE("each of many devices is gone when its destructor or close() has returned, its traces with the reactor",
+          "[tun][close]") {
+    tun_namespace here;
+    without_ipv6();
+    const bool by_destructor = GENERATE(false, true);
+    CAPTURE(by_destructor);
+    constexpr int count = 40;
+    const std::size_t threads = threads_here();
+    const std::ptrdiff_t files = open_files();
+    {
+        cotun::reactor io;
+        std::vector<cotun::device> all;
+        for (int i = 0; i < count; ++i) all.push_back(cotun::open_tun(io, {.name = many_name(i)}));
+        io.run(a_pass(io));
+        for (int i = count - 1; i >= 0; --i) {
+            if (!by_destructor) run_bounded(io, all.back().close());
+            if (!by_destructor) CHECK_FALSE(has_interface(many_name(i)));
+            all.pop_back();
+            CHECK_FALSE(has_interface(many_name(i)));
+            const cotun::unique_fd again = cotun::make_tun({.name = many_name(i), .persist = i % 2 == 0});
+            CHECK(has_interface(many_name(i)));
+        }
+        CHECK(has_interface(many_name(0))); // the persistent one of its successor
+        CHECK_FALSE(has_interface(many_name(1)));
+    }
+    CHECK(threads_here() == threads);
+    CHECK(open_files() == files);
+}
+
+// Nothing tells of an end there: the interface stays.
+TEST_CASE("closing a persistent device, or one queue of two, ends with close(2)", "[tun][close]") {
+    tun_namespace here;
+    const bool by_destructor = GENERATE(false, true);
+    CAPTURE(by_destructor);
+    cotun::reactor io;
+    std::optional<cotun::device> stays(cotun::open_tun(io, {.name = "stays", .persist = true}));
+    cotun::device first = cotun::open_tun(io, {.name = "queues", .multi_queue = true});
+    std::optional<cotun::device> second(cotun::adopt_device(io, first.open_queue()));
+    io.run(a_pass(io));
+    for (std::optional<cotun::device>* each : {&stays, &second}) {
+        if (!by_destructor) run_bounded(io, (*each)->close());
+        each->reset();
+    }
+    CHECK(has_interface("stays"));
+    CHECK(has_interface("queues"));
+    run_bounded(io, first.close());
+    CHECK_FALSE(has_interface("queues"));
+    stays.emplace(cotun::open_tun(io, {.name = "stays", .existing = cotun::existing_interface::require}));
+    stays->set_persistent(false);
+    stays.reset();
+    CHECK_FALSE(has_interface("stays"));
 }
 
 TEST_CASE("closing with packets unread, unwritten and held", "[tun][close]") {

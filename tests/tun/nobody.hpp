@@ -13,12 +13,20 @@
 
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <string>
+
+#include "../support/namespace.hpp"
+#include "../support/privileges.hpp"
 
 namespace test {
 
-/// Gives up root, for good: in a child.
-inline bool become_nobody() { return setgroups(0, nullptr) == 0 && setgid(65534) == 0 && setuid(65534) == 0; }
+/// Gives up root, for good: in a child. Where there is no other user, who has no capability is nobody enough.
+inline bool become_user(uid_t user) {
+    if (!has_other_users()) return give_up_capabilities();
+    return setgroups(0, nullptr) == 0 && setgid(user) == 0 && setuid(user) == 0;
+}
+inline bool become_nobody() { return become_user(65534); }
 
 /// A directory with a node of the TUN driver's in it.
 class own_node {
@@ -51,6 +59,26 @@ private:
     }
     std::string directory_ = "/tmp/cotun-test-XXXXXX";
     std::string path_;
+};
+
+/// The path of a node that everybody may open: one of our own, or, where none can be made, the system's, if it is so.
+class node_for_all {
+public:
+    node_for_all() {
+        if (geteuid() == 0 && has_other_users()) {
+            own_.emplace(0666);
+            path_ = own_->path();
+            return;
+        }
+        struct stat s {};
+        if (stat(path_.c_str(), &s) != 0 || (s.st_mode & 0006) != 0006)
+            SKIP("/dev/net/tun is not for everybody, and no other node can be made in this user namespace");
+    }
+    const std::string& path() const noexcept { return path_; }
+
+private:
+    std::optional<own_node> own_;
+    std::string path_ = "/dev/net/tun";
 };
 
 } // namespace test

@@ -94,7 +94,7 @@ TEST_CASE("no permission for /dev/net/tun", "[tun][refused]") {
 
 TEST_CASE("no CAP_NET_ADMIN", "[tun][refused]") {
     tun_namespace here;
-    const own_node node(0666);
+    const node_for_all node;
     const std::string told = told_in_child(node.path(), become_nobody);
     CHECK_THAT(told, StartsWith(std::to_string(EPERM)) && ContainsSubstring("never0") &&
                          ContainsSubstring("CAP_NET_ADMIN") && ContainsSubstring("setcap") &&

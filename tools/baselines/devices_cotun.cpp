@@ -11,20 +11,19 @@
 
 #include "devices.hpp"
 #include "devices_life.hpp"
+#include "devices_load.hpp"
 
-#include <array>
-#include <atomic>
 #include <cotun/cotun.hpp>
-#include <ctime>
 #include <fstream>
 #include <memory>
-#include <thread>
 
 namespace {
 
 using cotun::task;
 using devices::clock;
+using devices::load;
 using devices::phase;
+using devices::traffic;
 
 cotun::device open_device(cotun::reactor& io, unsigned number) {
     const std::string name = devices::name_of(number);
@@ -120,18 +119,6 @@ void row_together(unsigned count) {
 
 // --- read ----------------------------------------------------------------------------------------------------------
 
-/// What the load has sent and the reader has read.
-struct traffic {
-    std::atomic<std::uint64_t> sent{0};
-    std::uint64_t read = 0;
-};
-
-double cpu_seconds(clockid_t of) {
-    timespec time{};
-    ::clock_gettime(of, &time);
-    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) / 1e9;
-}
-
 // As a program would that has a task a device: waits, takes, and lets the packet go.
 task<> read_all(cotun::device& device, traffic& seen) {
     for (;;) {
@@ -139,61 +126,6 @@ task<> read_all(cotun::device& device, traffic& seen) {
         if (packet.bytes()[0] == std::byte{0x45}) ++seen.read; // and not what the kernel sends of its own
     }
 }
-
-class load {
-public:
-    load(unsigned count, unsigned rate, unsigned cpu, traffic& t) : rate_(rate), traffic_(t) {
-        for (unsigned i = 0; i < count; ++i) {
-            sockaddr_in& a = to_.emplace_back();
-            a.sin_family = AF_INET;
-            a.sin_port = htons(5201);
-            std::string address = devices::v4_of(i);
-            address.back() = '2'; // its neighbour
-            ::inet_pton(AF_INET, address.c_str(), &a.sin_addr);
-        }
-        thread_ = std::thread([this, cpu] { run(cpu); });
-    }
-    ~load() {
-        over_ = true;
-        thread_.join();
-    }
-
-private:
-    static constexpr unsigned batch = 32;
-
-    void run(unsigned cpu) {
-        cpu_set_t one;
-        CPU_ZERO(&one);
-        CPU_SET(cpu, &one);
-        ::sched_setaffinity(0, sizeof one, &one);
-        const baseline::descriptor socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-        std::array<char, 64> payload{};
-        iovec span{payload.data(), payload.size()};
-        std::array<mmsghdr, batch> messages{};
-        const clock::time_point begin = clock::now();
-        std::uint64_t sent = 0;
-        while (!over_) {
-            const double passed = std::chrono::duration<double>(clock::now() - begin).count();
-            const auto due = static_cast<std::uint64_t>(passed * rate_);
-            const auto next = static_cast<unsigned>(std::min<std::uint64_t>(due - std::min(due, sent), batch));
-            for (unsigned i = 0; i < next; ++i) {
-                msghdr& header = messages[i].msg_hdr;
-                header.msg_name = &to_[(sent + i) % to_.size()];
-                header.msg_namelen = sizeof(sockaddr_in);
-                header.msg_iov = &span;
-                header.msg_iovlen = 1;
-            }
-            const int done = next == 0 ? 0 : ::sendmmsg(socket.get(), messages.data(), next, 0);
-            if (done > 0) traffic_.sent = sent += static_cast<unsigned>(done);
-        }
-    }
-
-    double rate_;
-    traffic& traffic_;
-    std::vector<sockaddr_in> to_;
-    std::atomic<bool> over_{false};
-    std::thread thread_;
-};
 
 task<> measure(cotun::reactor& io, unsigned count, unsigned rate, unsigned milliseconds, unsigned cpu) {
     phase open;
@@ -205,19 +137,11 @@ task<> measure(cotun::reactor& io, unsigned count, unsigned rate, unsigned milli
     const load sending(count, rate, cpu, t);
     co_await io.sleep_for(std::chrono::milliseconds(200));
     const cotun::reactor_statistics before = io.statistics();
-    const std::uint64_t sent = t.sent, read = t.read;
-    const double spent = cpu_seconds(CLOCK_THREAD_CPUTIME_ID);
-    const clock::time_point begin = clock::now();
+    devices::interval measured(t);
     co_await io.sleep_for(std::chrono::milliseconds(milliseconds));
-    const double seconds = std::chrono::duration<double>(clock::now() - begin).count();
-    const double cpu_time = cpu_seconds(CLOCK_THREAD_CPUTIME_ID) - spent;
+    measured.end();
     const cotun::reactor_statistics after = io.statistics();
-    std::printf("{\"sent\": %llu, \"read\": %llu, \"seconds\": %.6f, \"cpu_seconds\": %.9f, \"enters\": %llu, "
-                "\"exhausted\": %llu}\n",
-                static_cast<unsigned long long>(t.sent - sent), static_cast<unsigned long long>(t.read - read), seconds,
-                cpu_time, static_cast<unsigned long long>(after.enters - before.enters),
-                static_cast<unsigned long long>(after.buffers_exhausted - before.buffers_exhausted));
-    std::fflush(stdout);
+    measured.print(after.enters - before.enters);
     readers.request_stop();
     co_await readers.join();
     co_await close_together(io, all);

@@ -5,6 +5,7 @@
 #include "elsewhere.hpp"
 
 #include "link/netlink.hpp"
+#include "tun/interface.hpp"
 
 #include <cotun/tun/device.hpp>
 
@@ -40,7 +41,9 @@ constexpr const char* usage =
     "      --tap            TAP, for Ethernet frames; otherwise TUN, for IP packets\n"
     "      --address CIDR   an address, with its prefix length (else one host); again for more, up to 16\n"
     "      --mtu BYTES      68 to 65535\n"
-    "      --queues N       from 2 on: one with several queues, of which programs attach as many as they like\n"
+    "      --queues N       from 2 on: one that can have several queues. That N can be had is tried, before it is "
+    "made\n"
+    "                       persistent; the kernel keeps no number: programs attach as many as they like, up to 256\n"
     "      --persist        it stays until it is deleted\n"
     "      --owner USER     who may attach to it without CAP_NET_ADMIN: a name or a number\n"
     "      --group GROUP    the same\n"
@@ -133,7 +136,6 @@ device_options options_of(const add_arguments& given) {
     options.up = !given.down;
     options.netns = given.netns;
     options.multi_queue = given.queues > 1;
-    if (given.persist) options.persist = true;
     options.owner = given.owner;
     options.group = given.group;
     return options;
@@ -146,6 +148,27 @@ std::string name_of(const unique_fd& made) {
     return request.ifr_name;
 }
 
+// That there can be so many at a time. They go again: a queue that nobody reads would swallow its share of the flows.
+void try_queues(const unique_fd& made, unsigned count) {
+    std::vector<unique_fd> queues;
+    for (unsigned n = 2; n <= count; ++n) {
+        try {
+            queues.push_back(detail::open_another_queue(made.get(), "/dev/net/tun"));
+        } catch (const std::system_error& refused) {
+            throw std::system_error(refused.code().value(), std::generic_category(),
+                                    fmt::format("queue {} of {}: {}", n, count, refused.what()));
+        }
+    }
+}
+
+// For the same reason the command's own queue is out of use while it keeps the interface.
+void put_aside(const unique_fd& made) {
+    ifreq request{};
+    request.ifr_flags = IFF_DETACH_QUEUE;
+    if (::ioctl(made.get(), TUNSETQUEUE, &request) != 0)
+        throw std::system_error(errno, std::generic_category(), "cotun: detaching the command's own queue");
+}
+
 int add(int argc, char** argv) {
     const add_arguments given = parse_add(argc, argv);
     const device_options options = options_of(given);
@@ -156,7 +179,13 @@ int add(int argc, char** argv) {
     ::sigaddset(&ends, SIGTERM);
     ::sigprocmask(SIG_BLOCK, &ends, nullptr);
     const unique_fd made = given.tap ? make_tap(options) : make_tun(options);
-    const int shown = print(name_of(made) + "\n");
+    if (given.queues > 1) try_queues(made, given.queues);
+    if (given.persist && ::ioctl(made.get(), TUNSETPERSIST, 1UL) != 0)
+        throw std::system_error(errno, std::generic_category(),
+                                "cotun: making the interface persistent (TUNSETPERSIST)");
+    const std::string name = name_of(made);
+    if (given.queues > 1 && !given.persist) put_aside(made);
+    const int shown = print(name + "\n");
     if (given.persist || shown != exit_well) return shown;
     int which = 0;
     ::sigwait(&ends, &which);

@@ -67,8 +67,12 @@ struct link_event {
     unsigned flags = 0;
     std::optional<wire::mac_address> mac{};
     /// Of `moved`: the number that this namespace has for the other (`ip netns list-id`), and the link's index there.
+    /// Empty and 0 where the kernel's message of it was lost, or an old kernel (before 4.15) does not tell.
     std::optional<int> new_namespace{};
     unsigned new_index = 0;
+    /// Of `deleted`: messages were lost, and the link was missing when the state was read anew. It may have been moved
+    /// to another namespace. A device finds out, by its descriptor: dev.events() tells of `moved` then.
+    bool found_missing = false;
     /// Of addresses: the link's own, with the length of its network; the peer's where there is one; and IFA_F_* of
     /// <linux/if_addr.h>.
     wire::ip_prefix address{};

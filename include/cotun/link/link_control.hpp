@@ -47,7 +47,8 @@ namespace link {
 class control;
 }
 
-/// Which thread sends requests, and so waits for the kernel.
+/// Which thread sends requests, and so waits for the kernel. Of threads made for it there are 16 at a time, shared with
+/// devices that close; a request has the next that is free, before what closes.
 enum class link_sending : std::uint8_t {
     automatic, // what takes long, a thread made for it; the rest, the reactor's
     directly,  // always the reactor's: the least time altogether
@@ -124,13 +125,18 @@ public:
     /// EEXIST where there is one with the same destination and metric; ENETUNREACH where the gateway is in no link's
     /// network.
     task<> add_route(ip_route route);
+    /// The same with several next hops, by their weights, in place of its own gateway and device.
+    task<> add_route(ip_route route, ip_next_hops hops);
     /// Adds it, or puts it in the place of the one with the same destination and metric.
     task<> replace_route(ip_route route);
+    task<> replace_route(ip_route route, ip_next_hops hops);
     /// Deletes the first route that is as this one says; gateway, device, metric and scope that are left out do not
     /// matter. ESRCH where there is none.
     task<> delete_route(ip_route route);
     /// IPv4 first.
     task<std::vector<ip_route>> routes(route_query query = {});
+    /// The ways of the first route with that destination, table and metric: mostly one. ESRCH where there is none.
+    task<std::vector<ip_next_hop>> next_hops(ip_route route);
     /// How a packet of this machine's to that address would go: by which gateway, device and source address.
     /// ENETUNREACH where there is no route.
     task<ip_route> get_route(wire::ip_address destination);

@@ -7,6 +7,7 @@
 // kernel has is never hidden.
 #pragma once
 
+#include <cotun/io/option_values.hpp>
 #include <cotun/link/link_name.hpp>
 #include <cotun/wire/address.hpp>
 
@@ -35,6 +36,25 @@ enum class route_type : std::uint8_t {
 inline constexpr std::uint32_t main_table = 254;
 inline constexpr std::uint32_t local_table = 255;
 
+/// One of several ways of a route (multipath): flows are shared out between them.
+struct ip_next_hop {
+    /// The router; empty: what is sent is for the link itself.
+    std::optional<wire::ip_address> gateway{};
+    /// The link that packets leave by. Of `device` and `index`, one is enough; with a gateway, none.
+    link_name device{};
+    unsigned index = 0;
+    /// Its share, beside the others' weights: 1 to 256.
+    std::uint16_t weight = 1;
+    /// Whether the gateway is taken to be on the link although no address of the link says so (RTNH_F_ONLINK).
+    bool on_link = false;
+
+    friend auto operator<=>(const ip_next_hop&, const ip_next_hop&) noexcept = default;
+};
+
+/// As co_await links.add_route({.destination = "10.8.0.0/16"}, {first, second}) takes them.
+using ip_next_hops = option_list<ip_next_hop, 32>;
+static_assert(std::is_trivially_destructible_v<ip_next_hops>);
+
 struct ip_route {
     /// The packets that it is for. Its bits after the prefix must be zero for IPv4. For a default route: 0.0.0.0/0,
     /// ::/0.
@@ -60,7 +80,8 @@ struct ip_route {
     std::uint32_t mtu = 0;
     /// Whether the gateway is taken to be on the link although no address of the link says so (RTNH_F_ONLINK).
     bool on_link = false;
-    /// Of a listed route with several next hops: how many there are besides the one that gateway and device tell.
+    /// Of a listed route with several next hops: how many there are besides the one that gateway and device tell;
+    /// link_control::next_hops() gives all.
     std::uint16_t more_hops = 0;
 
     friend auto operator<=>(const ip_route&, const ip_route&) noexcept = default;

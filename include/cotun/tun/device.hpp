@@ -25,7 +25,7 @@
 // over a Unix socket (net/unix.hpp) and is adopted there.
 //
 // Lifetime: the interface exists from open_tun() until close() of its last queue has returned, or the destructor, which
-// closes it synchronously (it waits for the kernel, up to a few tens of milliseconds, and up to a second for packets
+// closes it synchronously (it waits for the kernel, a millisecond or some, and up to a second for packets
 // that were accepted); a persistent one stays. Operations that wait are ended with std::errc::operation_canceled; who
 // resumes from one may not use a handle that was destroyed meanwhile. Close or destroy it on the reactor's thread. One
 // that was moved from can only be destroyed or assigned to. `ip netns delete` does not end a device: its namespace

@@ -11,59 +11,44 @@
 // network namespace (and then what happens to it there), and that it was deleted. Not told is what was before the first
 // call of events(). They come by netlink (link/event.hpp), without a timer.
 //
-// Each event goes to one next(). Lifetime: the device's; next() ends with std::errc::operation_canceled when the device
-// is closed and all events were taken. Thread: the reactor's. Bounds: 64 events wait; beyond, the oldest are dropped
-// and counted.
+// Each event goes to one next() (link/event_operation.hpp). Lifetime: the device's; next() ends with
+// std::errc::operation_canceled when the device is closed, or gone, and all events were taken. Thread: the reactor's.
+// Bounds: 64 events wait; beyond, the oldest are dropped and counted.
 #pragma once
 
-#include <cotun/coro/channel.hpp>
 #include <cotun/link/event.hpp>
+#include <cotun/link/event_operation.hpp>
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
-#include <system_error>
 
 namespace cotun {
 
 namespace detail {
 class device_port;
-}
-
-/// co_await dev.events().next().
-class [[nodiscard]] next_event_operation : public channel_receive_operation<link_event> {
-public:
-    explicit next_event_operation(channel_receive_operation<link_event>&& from) noexcept
-        : channel_receive_operation<link_event>(std::move(from)) {}
-
-    link_event await_resume() {
-        std::optional<link_event> next = channel_receive_operation<link_event>::await_resume();
-        if (!next) throw_closed();
-        return *next;
-    }
-
-private:
-    [[noreturn]] static void throw_closed();
-};
+class device_event_queue;
+} // namespace detail
 
 class device_events {
 public:
     static constexpr std::size_t most_waiting = 64;
 
-    device_events() : queue_(most_waiting) {}
+    device_events();
+    device_events(const device_events&) = delete;
+    device_events& operator=(const device_events&) = delete;
+    ~device_events();
 
-    /// The next event. A wait that is stopped or destroyed takes none.
-    next_event_operation next() noexcept { return next_event_operation(queue_.receive()); }
+    /// The next event; ready at once while there are any.
+    link_event_operation next() noexcept;
     /// Events that were dropped since nobody took them.
-    std::uint64_t lost() const noexcept { return lost_; }
+    std::uint64_t lost() const noexcept;
 
 private:
     friend class detail::device_port;
-    void put(link_event event) noexcept;
-    void end() noexcept { queue_.close(); }
+    void put(const link_event& event) noexcept;
+    void end() noexcept;
 
-    channel<link_event> queue_;
-    std::uint64_t lost_ = 0;
+    detail::device_event_queue* queue_; // counted
 };
 
 } // namespace cotun
