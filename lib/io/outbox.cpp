@@ -31,11 +31,13 @@ void outbox::accept(packet_slot* slot) noexcept {
     e.slot = slot;
     e.size = slot->size;
     e.request = 0;
-    e.waiting = false;
+    e.refused = false;
     if (submitted_ + 1 == accepted_) submit();
 }
 
 void outbox::submit() {
+    if (settling_) return;
+    if (refused_ != 0) return submit_refused();
     while (submitted_ != accepted_ && failure_ == 0) {
         entry& e = at(submitted_);
         if (!admits(e.size)) break;
@@ -46,28 +48,37 @@ void outbox::submit() {
             break;
         }
         ++in_flight_;
+        ++tried_;
         ++submitted_;
         transmit(e.request, place, *e.slot);
     }
     if (awaited()) core_->driver().report_sends();
 }
 
-// The slot of the request that has just ended is free for this one.
-bool outbox::submit_waiting(std::uint32_t place) {
-    entry& e = entries_[place];
-    if (!tries_ || e.waiting || failure_ != 0) return false;
-    const ring::token request = core_->begin(*this, place);
-    if (request == 0) return false;
-    e.request = request;
-    e.waiting = true;
-    transmit_waiting(request, place, *e.slot);
-    return true;
+void outbox::refuse_for_now(entry& e) noexcept {
+    if (refused_ == 0) misjudged();
+    e.refused = true;
+    e.request = 0;
+    ++refused_;
+}
+
+// The first of them, unless it is with the kernel already.
+void outbox::submit_refused() {
+    std::uint64_t first = done_;
+    while (!at(first).refused || at(first).slot == nullptr) ++first;
+    entry& e = at(first);
+    if (e.request != 0) return;
+    const std::size_t place = first & mask_;
+    e.request = core_->begin(*this, static_cast<std::uint32_t>(place));
+    if (e.request == 0) return core_->await_room(*this);
+    ++in_flight_;
+    transmit_waiting(e.request, place, *e.slot);
 }
 
 // Whether anything here goes on when a write has ended; else the driver may keep that to itself until something else
 // happens.
 bool outbox::awaited() const noexcept {
-    return submitted_ != accepted_ || !waiters_.empty() || !flushers_.empty() || closed_;
+    return submitted_ != accepted_ || refused_ != 0 || !waiters_.empty() || !flushers_.empty() || closed_;
 }
 
 void outbox::wait(write_waiter& w) noexcept {
@@ -87,10 +98,17 @@ void outbox::retry() {
 
 void outbox::on_completion(std::uint32_t place, const ring::completion& done) {
     entry& e = entries_[place];
-    if (done.result == -EAGAIN && submit_waiting(place)) return;
     --in_flight_;
-    left(e.size);
-    finish(e, done.result);
+    if (!e.refused) --tried_;
+    settling_ = tries_ && tried_ != 0;
+    const bool no_room = done.result == -EAGAIN && tries_ && !e.refused;
+    if (no_room && failure_ == 0) {
+        refuse_for_now(e);
+    } else {
+        refused_ -= e.refused;
+        left(e.size);
+        finish(e, no_room ? -ECANCELED : done.result); // given up with all others
+    }
     advance();
 }
 
@@ -111,12 +129,16 @@ void outbox::finish(entry& e, std::int32_t result) {
 }
 
 void outbox::advance() {
-    while (done_ != submitted_ && at(done_).slot == nullptr) ++done_;
+    leave_behind();
     if (!awaited()) return;
-    if (submitted_ != accepted_) submit();
+    if (submitted_ != accepted_ || refused_ != 0) submit();
     admit_waiters();
     wake_flushers();
     if (closed_) port_->progress();
+}
+
+void outbox::leave_behind() noexcept {
+    while (done_ != submitted_ && at(done_).slot == nullptr) ++done_;
 }
 
 void outbox::admit_waiters() {
@@ -167,6 +189,7 @@ void outbox::count(int error) {
 void outbox::fail(int error) {
     failure_ = error;
     drop_unsubmitted();
+    drop_refused();
     while (!waiters_.empty()) {
         auto& w = static_cast<write_waiter&>(waiters_.pop_front());
         w.failure_ = error;
@@ -180,6 +203,19 @@ void outbox::drop_unsubmitted() noexcept {
         dropped(*e.slot);
         core_->pool().give(std::exchange(e.slot, nullptr));
         ++statistics_.dropped;
+    }
+}
+
+// But for the one that is with the kernel.
+void outbox::drop_refused() noexcept {
+    for (std::uint64_t place = done_; refused_ != 0 && place != submitted_; ++place) {
+        entry& e = at(place);
+        if (!e.refused || e.slot == nullptr || e.request != 0) continue;
+        left(e.size);
+        dropped(*e.slot);
+        core_->pool().give(std::exchange(e.slot, nullptr));
+        ++statistics_.dropped;
+        --refused_;
     }
 }
 
@@ -200,8 +236,10 @@ void outbox::close() {
 }
 
 void outbox::cancel() noexcept {
-    if (accepted_ != submitted_ && first_failure_ == 0) first_failure_ = ECANCELED; // flush() tells
+    if ((accepted_ != submitted_ || refused_ != 0) && first_failure_ == 0) first_failure_ = ECANCELED; // flush() tells
     drop_unsubmitted();
+    drop_refused();
+    leave_behind();
     cancel_own();
     for (std::uint64_t place = 0; place <= mask_; ++place)
         if (const ring::token request = entries_[place].request) core_->driver().cancel(request);
