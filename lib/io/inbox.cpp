@@ -189,7 +189,7 @@ bool inbox::survives(int error) {
     default: ++failures_in_row_;
     }
     if (failures_in_row_ > failures_survived) return false;
-    if (failures_in_row_ > 1) {
+    if (failures_in_row_ > 1 && !armed()) { // a poll may fail while a read's failure is waited out
         const std::chrono::milliseconds pause(1U << std::min(failures_in_row_ - 2, 10U));
         core_->arm_reserved(*this, core_->driver().now() + std::min(pause, longest_pause));
     }
@@ -335,6 +335,7 @@ void inbox::read_ready() {
             return;
         }
         if (!survives(static_cast<int>(-result))) return fail(static_cast<int>(-result));
+        if (armed()) return; // on_time() brings us back
     }
     core_->prepare_later(*this);
 }

@@ -31,11 +31,13 @@ void outbox::accept(packet_slot* slot) noexcept {
     e.slot = slot;
     e.size = slot->size;
     e.request = 0;
-    e.waiting = false;
+    e.refused = false;
     if (submitted_ + 1 == accepted_) submit();
 }
 
 void outbox::submit() {
+    if (settling_) return;
+    if (refused_ != 0) return submit_refused();
     while (submitted_ != accepted_ && failure_ == 0) {
         packet_slot& slot = *at(submitted_).slot;
         if (!admits(slot)) break;
@@ -55,29 +57,44 @@ ring::token outbox::submit_first() {
         return 0;
     }
     ++in_flight_;
+    ++tried_;
     ++submitted_;
     return e.request;
 }
 
 // The slot of the request that has just ended is free for this one.
 ring::token outbox::submit_again(std::size_t place) {
-    return entries_[place].request = core_->begin(*this, static_cast<std::uint32_t>(place));
+    entry& e = entries_[place];
+    e.request = core_->begin(*this, static_cast<std::uint32_t>(place));
+    if (e.request == 0) return 0;
+    ++in_flight_;
+    if (!e.refused) ++tried_;
+    return e.request;
 }
 
-bool outbox::submit_waiting(std::uint32_t place) {
-    entry& e = entries_[place];
-    if (!tries_ || e.waiting || failure_ != 0) return false;
+void outbox::refuse_for_now(entry& e) noexcept {
+    if (refused_ == 0) misjudged();
+    e.refused = true;
+    e.request = 0;
+    ++refused_;
+}
+
+// The first of them, unless it is with the kernel already.
+void outbox::submit_refused() {
+    std::uint64_t first = done_;
+    while (!at(first).refused || at(first).slot == nullptr) ++first;
+    entry& e = at(first);
+    if (e.request != 0) return;
+    const std::size_t place = first & mask_;
     const ring::token request = submit_again(place);
-    if (request == 0) return false;
-    e.waiting = true;
+    if (request == 0) return core_->await_room(*this);
     transmit_waiting(request, place, *e.slot);
-    return true;
 }
 
 // Whether anything here goes on when a write has ended; else the driver may keep that to itself until something else
 // happens.
 bool outbox::awaited() const noexcept {
-    return submitted_ != accepted_ || !waiters_.empty() || !flushers_.empty() || closed_;
+    return submitted_ != accepted_ || refused_ != 0 || !waiters_.empty() || !flushers_.empty() || closed_;
 }
 
 void outbox::wait(write_waiter& w) noexcept {
@@ -97,12 +114,19 @@ void outbox::retry() {
 
 void outbox::on_completion(std::uint32_t place, const ring::completion& done) {
     entry& e = entries_[place];
-    if (done.result == -EAGAIN && submit_waiting(place)) return;
-    std::int32_t result = done.result;
-    if (e.slot->has_offload && failure_ == 0 && goes_on(place, *e.slot, result)) return;
     --in_flight_;
-    left(e.size);
-    finish(e, result);
+    if (!e.refused) --tried_;
+    settling_ = tries_ && tried_ != 0;
+    const bool no_room = done.result == -EAGAIN && tries_ && !e.refused;
+    if (no_room && failure_ == 0) {
+        refuse_for_now(e);
+    } else {
+        std::int32_t result = no_room ? -ECANCELED : done.result; // given up with all others
+        if (e.slot->has_offload && failure_ == 0 && goes_on(place, *e.slot, result)) return;
+        refused_ -= e.refused;
+        left(e.size);
+        finish(e, result);
+    }
     advance();
 }
 
@@ -125,7 +149,7 @@ void outbox::finish(entry& e, std::int32_t result) {
 void outbox::advance() {
     leave_behind();
     if (!awaited()) return;
-    if (submitted_ != accepted_) submit();
+    if (submitted_ != accepted_ || refused_ != 0) submit();
     admit_waiters();
     wake_flushers();
     if (closed_) port_->progress();
@@ -179,6 +203,7 @@ void outbox::count(int error) {
 void outbox::fail(int error) {
     failure_ = error;
     drop_unsubmitted();
+    drop_refused();
     while (!waiters_.empty()) {
         auto& w = static_cast<write_waiter&>(waiters_.pop_front());
         w.failure_ = error;
@@ -192,6 +217,19 @@ void outbox::drop_unsubmitted() noexcept {
         dropped(*e.slot);
         core_->pool().give(std::exchange(e.slot, nullptr));
         ++statistics_.dropped;
+    }
+}
+
+// But for the one that is with the kernel.
+void outbox::drop_refused() noexcept {
+    for (std::uint64_t place = done_; refused_ != 0 && place != submitted_; ++place) {
+        entry& e = at(place);
+        if (!e.refused || e.slot == nullptr || e.request != 0) continue;
+        left(e.size);
+        dropped(*e.slot);
+        core_->pool().give(std::exchange(e.slot, nullptr));
+        ++statistics_.dropped;
+        --refused_;
     }
 }
 
@@ -212,8 +250,10 @@ void outbox::close() {
 }
 
 void outbox::cancel() noexcept {
-    if (accepted_ != submitted_ && first_failure_ == 0) first_failure_ = ECANCELED; // flush() tells
+    if ((accepted_ != submitted_ || refused_ != 0) && first_failure_ == 0) first_failure_ = ECANCELED; // flush() tells
     drop_unsubmitted();
+    drop_refused();
+    leave_behind();
     cancel_own();
     for (std::uint64_t place = 0; place <= mask_; ++place)
         if (const ring::token request = entries_[place].request) core_->driver().cancel(request);

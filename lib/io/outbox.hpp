@@ -9,6 +9,10 @@
 // Entries up to submitted_ are with the kernel; those behind it wait for room among the reactor's requests, or in the
 // socket's send buffer. Entries complete in any order, and leave the window in theirs.
 //
+// A socket's sends only try, and all of them are over when the driver has been entered: nothing is submitted before it
+// is known what became of each. Those that found no room after all are refused, and go out again one after the other,
+// in order, each waiting with the kernel, before any other: the kernel would wake several in an order of its own.
+//
 // A derived class may do without requests: it overrides submit(), writes what first_unwritten() and those behind it
 // are, in order, and says written_first() of each, then advance().
 #pragma once
@@ -76,6 +80,8 @@ protected:
     virtual void transmit(ring::token request, std::size_t place, packet_slot& slot) = 0;
     /// The same, but such that it waits for room: where transmit() only tries, and there was none after all (EAGAIN).
     virtual void transmit_waiting(ring::token, std::size_t, packet_slot&) {}
+    /// A try has found no room: what admits() goes by is wrong.
+    virtual void misjudged() noexcept {}
     /// Whether the descriptor takes this packet without waiting. If not, the derived class sees to it that retry() is
     /// called, at the latest when nothing is in flight any more.
     virtual bool admits(const packet_slot& slot) = 0;
@@ -134,12 +140,14 @@ private:
         packet_slot* slot = nullptr; // nullptr: done
         ring::token request = 0;
         std::uint32_t size = 0;
-        bool waiting = false; // for room, with the kernel
+        bool refused = false; // there was no room
     };
 
     entry& at(std::uint64_t sequence) noexcept { return entries_[sequence & mask_]; }
     void accept(packet_slot* slot) noexcept;
-    bool submit_waiting(std::uint32_t place);
+    void refuse_for_now(entry& e) noexcept;
+    void submit_refused();
+    void drop_refused() noexcept;
     void finish(entry& e, std::int32_t result);
     void count(int error);
     void fail(int error);
@@ -159,6 +167,9 @@ private:
     int first_failure_ = 0; // since the last flush
     int refusal_ = 0;
     bool closed_ = false;
+    unsigned refused_ = 0;  // of the entries up to submitted_
+    unsigned tried_ = 0;    // in flight, but for refused ones
+    bool settling_ = false; // what became of some is known, of others not yet
     waiter_list waiters_;
     waiter_list flushers_;
 };

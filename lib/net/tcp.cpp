@@ -190,8 +190,8 @@ tcp_stream tcp_connect_operation::await_resume() {
     return tcp_stream(port);
 }
 
-tcp_listener::tcp_listener(detail::acceptor* a, std::optional<std::uint32_t> priority) noexcept
-    : acceptor_(a), priority_(priority) {
+tcp_listener::tcp_listener(detail::acceptor* a, std::optional<std::uint32_t> priority, const endpoint& local) noexcept
+    : acceptor_(a), priority_(priority), local_(local) {
     acceptor_->hold();
 }
 
@@ -200,6 +200,7 @@ tcp_listener& tcp_listener::operator=(tcp_listener&& other) noexcept {
         reset();
         acceptor_ = std::exchange(other.acceptor_, nullptr);
         priority_ = other.priority_;
+        local_ = other.local_;
     }
     return *this;
 }
@@ -215,7 +216,6 @@ detail::acceptor& tcp_listener::acceptor() const noexcept {
     return *acceptor_;
 }
 
-endpoint tcp_listener::local() const { return detail::local_of(acceptor().descriptor()); }
 int tcp_listener::native_handle() const noexcept { return acceptor().descriptor(); }
 bool tcp_listener::uses_multishot() const noexcept { return acceptor().uses_multishot(); }
 tcp_accept_operation tcp_listener::accept() noexcept { return {acceptor(), priority_}; }
@@ -241,7 +241,7 @@ tcp_listener listen_tcp(reactor& io, const listen_options& options) {
     const endpoint bound = detail::local_of(made.get());
     tcp_listener listener(
         new detail::acceptor(io.core(), made.get(), fmt::format("TCP listener {}", bound.to_string())),
-        options.socket.priority);
+        options.socket.priority, bound);
     (void)made.release(); // the acceptor's
     return listener;
 }

@@ -129,6 +129,7 @@ write_packets_operation udp_socket::send_packets_to(packet_batch payloads, const
 void udp_socket::join(const wire::ip_address& group, std::uint32_t interface) {
     detail::change_membership(port().descriptor(), port().family(), detail::membership::join, group, interface,
                               port().describe());
+    port().joined();
 }
 
 void udp_socket::join(const wire::ip_address& group, std::string_view interface) {

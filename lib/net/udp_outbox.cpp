@@ -22,10 +22,19 @@ std::size_t charge(std::size_t size) noexcept { return 2 * size + 1280 * (1 + si
 } // namespace
 
 udp_outbox::udp_outbox(packet_port& port, reactor_core& core, udp_inbox& reader, int descriptor)
-    : outbox(port, core), reader_(reader), messages_(usual_window), poll_(*this), pause_(*this) {
-    socklen_t size = sizeof send_buffer_;
-    getsockopt(descriptor, SOL_SOCKET, SO_SNDBUF, &send_buffer_, &size);
+    : outbox(port, core),
+      reader_(reader),
+      descriptor_(descriptor),
+      messages_(usual_window),
+      poll_(*this),
+      pause_(*this) {
+    learn_limit();
     tries_ = true;
+}
+
+void udp_outbox::learn_limit() noexcept {
+    socklen_t size = sizeof send_buffer_;
+    getsockopt(descriptor_, SOL_SOCKET, SO_SNDBUF, &send_buffer_, &size);
 }
 
 void udp_outbox::transmit(ring::token request, std::size_t place, packet_slot& slot) {
@@ -88,6 +97,12 @@ bool udp_outbox::admits(const packet_slot& slot) {
 
 bool udp_outbox::has_room_for(std::size_t needed) const noexcept {
     return in_use_ == 0 || (in_use_ < limit() && in_use_ + needed <= 2 * limit());
+}
+
+// The program may have set another bound (udp_socket::native_handle()).
+void udp_outbox::misjudged() noexcept {
+    learn_limit();
+    in_use_ = limit(); // ask
 }
 
 void udp_outbox::left(std::size_t size) noexcept { submitted_charge_ -= std::min(submitted_charge_, charge(size)); }

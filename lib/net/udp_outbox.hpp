@@ -61,9 +61,11 @@ private:
     const msghdr& header_for(std::size_t place, packet_slot& slot);
     bool admits(const packet_slot& slot) override;
     void left(std::size_t size) noexcept override;
+    void misjudged() noexcept override;
     int meaning_of(int error) const noexcept override;
     void cancel_own() noexcept override;
 
+    void learn_limit() noexcept;
     bool has_room_for(std::size_t needed) const noexcept;
     std::size_t limit() const noexcept { return static_cast<std::size_t>(send_buffer_); }
     void ask();
@@ -73,6 +75,7 @@ private:
     void room_again();
 
     udp_inbox& reader_;
+    const int descriptor_;
     int send_buffer_ = 0;
     std::size_t in_use_ = 0;           // estimate, not below the truth
     std::size_t submitted_charge_ = 0; // of what is with the kernel and not completed

@@ -110,7 +110,9 @@ udp_port::udp_port(reactor_core& core, int descriptor, const udp_options& option
 
 bool udp_port::v6() const noexcept { return family_ == AF_INET6; }
 
-endpoint udp_port::local() const {
+endpoint udp_port::local() const { return descriptor() < 0 ? closed_local_ : bound_to(); }
+
+endpoint udp_port::bound_to() const noexcept {
     socket_address address;
     address.size = sizeof(sockaddr_in6);
     if (getsockname(descriptor(), reinterpret_cast<sockaddr*>(address.bytes.data()), &address.size) < 0) return {};

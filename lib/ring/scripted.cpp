@@ -162,6 +162,16 @@ void scripted::send_message(token name, file f, const msghdr& message) noexcept 
            .pieces = {message.msg_iov, message.msg_iov + message.msg_iovlen}});
 }
 
+void scripted::try_send(token name, file f, std::span<const std::byte> bytes) noexcept {
+    send(name, f, bytes);
+    queued_.back().tries = true;
+}
+
+void scripted::try_send_message(token name, file f, const msghdr& message) noexcept {
+    send_message(name, f, message);
+    queued_.back().tries = true;
+}
+
 void scripted::cancel(token name) noexcept { cancels_.push_back(name); }
 
 ssize_t scripted::read_now(file f, std::span<std::byte> into) noexcept {
@@ -193,7 +203,9 @@ ssize_t scripted::write_now(file f, std::span<const iovec> pieces) noexcept {
 int scripted::send_now(file f, std::span<mmsghdr> messages) noexcept {
     int most = static_cast<int>(messages.size());
     std::deque<int>& answers = sends_at_once[f.descriptor];
-    if (!answers.empty()) {
+    if (answer_send) {
+        most = std::min(most, answer_send(f.descriptor, messages));
+    } else if (!answers.empty()) {
         most = std::min(most, answers.front());
         answers.pop_front();
     } else if (no_room.contains(f.descriptor)) {
@@ -281,6 +293,7 @@ void scripted::submit() {
 std::size_t scripted::enter(bool wait, std::optional<clock::time_point> deadline, std::span<completion> out) {
     ++statistics_.enters;
     submit();
+    if (submitted) submitted(*this);
     const bool due = deadline && *deadline <= now_;
     if (wait && completed_.empty() && !woken_->set.load() && !due) {
         if (idle) idle(*this);

@@ -44,6 +44,7 @@ public:
         int descriptor;
         std::uint16_t group = 0;
         bool multishot = false;
+        bool tries = false; // a send that never waits for room
         short events = 0;
         std::span<const std::byte> bytes{}; // of a write or send: the caller's memory, until it is completed
         std::vector<std::byte> address{};   // of send_message and connect
@@ -60,6 +61,8 @@ public:
     std::deque<request> in_flight;
     std::vector<token> cancelled; // all that were asked to end, in order
     std::function<void(scripted&)> idle;
+    /// Called in every enter, once what was queued is in flight.
+    std::function<void(scripted&)> submitted;
     /// Writes and sends complete by themselves, with success, in the enter that submits them.
     bool writes_complete = true;
     /// What reads without the ring answer: tried in order, EAGAIN when empty. Bytes, or a negative errno.
@@ -78,6 +81,8 @@ public:
     /// When empty, all are taken, unless the descriptor is among `no_room`: then EAGAIN.
     std::map<int, std::deque<int>> sends_at_once;
     std::set<int> no_room;
+    /// Answers in their place, where it is set; from 1 on, or a negative errno.
+    std::function<int(int descriptor, std::span<const mmsghdr>)> answer_send;
     /// And what they have taken.
     struct sent_message {
         std::vector<std::byte> bytes{};
@@ -129,6 +134,8 @@ public:
     void write_gathered(token, file, std::span<const iovec>) noexcept override;
     void send(token, file, std::span<const std::byte>) noexcept override;
     void send_message(token, file, const msghdr&) noexcept override;
+    void try_send(token, file, std::span<const std::byte>) noexcept override;
+    void try_send_message(token, file, const msghdr&) noexcept override;
     void cancel(token) noexcept override;
     ssize_t read_now(file, std::span<std::byte>) noexcept override;
     ssize_t write_now(file, std::span<const iovec>) noexcept override;

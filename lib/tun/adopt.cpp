@@ -43,7 +43,7 @@ void check(const attachment& found, const adopt_options& options) {
         unlike(fmt::format("it is a {} device, and a {} device was asked for", name_of(found.kind()),
                            name_of(*options.kind)));
     if (found.has(IFF_VNET_HDR) && !options.offload.enabled)
-        unlike("it was opened with virtio-net headers (IFF_VNET_HDR), and offload is switched off: open it without");
+        unlike("it was opened with virtio-net headers (IFF_VNET_HDR), which is not what was asked for: ask for offload, or open it without");
     if (options.multi_queue && *options.multi_queue != found.has(IFF_MULTI_QUEUE))
         unlike(*options.multi_queue ? "it has one queue (no IFF_MULTI_QUEUE), and several were asked for"
                                     : "it can have several queues (IFF_MULTI_QUEUE), and one was asked for");

@@ -384,7 +384,7 @@ TEST_CASE("fork: work that a thread does for the parent is not waited for in the
         [&go] {
             while (!go) std::this_thread::sleep_for(1ms);
         },
-        [] {});
+        [] {}, cotun::detail::reactor_core::turn_in_line::last);
     auto* const in_the_child = io.get();
     const std::string said = test::in_child([&] {
         in_the_child->core().finish_blocking(number); // would wait for ever

@@ -184,6 +184,27 @@ TEST_CASE("inbox: poll mode, errors: some are survived, a final one is the end, 
     CHECK(end.error == EBADFD);
 }
 
+TEST_CASE("inbox: poll mode, errors in a row are waited out, also where the poll fails meanwhile") {
+    reading_rig all(polled());
+    auto& [r, p, got, end] = all;
+    for (int i = 0; i < 4; ++i) refuse(r, p, ENOMEM);
+    answer(r, p, 0);
+    readable(r, p);
+    r.settle();
+    CHECK(p.reads().refused == 2); // the second is waited out
+    REQUIRE(r.polling(p) != nullptr);
+    r.kernel.complete(r.polling(p)->name, -ENOMEM);
+    r.settle();
+    CHECK(p.reads().refused == 3);
+    for (int i = 0; i < 10; ++i) {
+        r.kernel.advance(std::chrono::milliseconds(10));
+        r.settle();
+    }
+    CHECK(got == up_to(1));
+    CHECK_FALSE(end.ended);
+    CHECK(r.io.statistics().timers == 1);
+}
+
 TEST_CASE("inbox: refusals that peers cause are no run of errors, however many there are") {
     const int refusal = GENERATE(ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EMSGSIZE);
     rig_options options;

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Unix datagrams and seqpackets over the scripted driver: every operation, stopped and destroyed at every step of its
-// life. The sockets are real, and nothing is sent by them: what they would send the driver keeps.
+// Unix datagrams, seqpackets, and streams that pass descriptors, over the scripted driver: every operation, stopped and
+// destroyed at every step of its life. The sockets are real, and nothing is sent by them: what they would send the
+// driver keeps.
 #include <cotun/net/unix_datagram.hpp>
 #include <cotun/net/unix_seqpacket.hpp>
 
 #include "../io/cancel_moments.hpp"
-#include "unix_peers.hpp"
+#include "io/passed_descriptors.hpp"
+#include "scripted_unix.hpp"
 
 #include <catch2/generators/catch_generators.hpp>
 #include <catch2/generators/catch_generators_range.hpp>
@@ -26,68 +28,6 @@ namespace {
 using kind = ring::scripted::kind;
 
 constexpr unsigned window = 128;
-
-// The answer's descriptor is one of this program's: whoever takes the message has it.
-std::vector<std::byte> passing(int descriptor) {
-    std::vector<std::byte> control(CMSG_LEN(sizeof descriptor));
-    cmsghdr head{};
-    head.cmsg_len = control.size();
-    head.cmsg_level = SOL_SOCKET;
-    head.cmsg_type = SCM_RIGHTS;
-    std::memcpy(control.data(), &head, sizeof head);
-    std::memcpy(control.data() + CMSG_LEN(0), &descriptor, sizeof descriptor);
-    return control;
-}
-
-std::vector<unique_fd> one_file() {
-    std::vector<unique_fd> all;
-    all.push_back(unique_fd::duplicate_of(STDERR_FILENO));
-    return all;
-}
-
-int new_descriptor() { return unique_fd::duplicate_of(STDERR_FILENO).release(); }
-
-// A datagram socket, and another that is bound to a name.
-class datagrams {
-public:
-    explicit datagrams(rig& r, read_mode mode)
-        : peer_(SOCK_DGRAM, directory_.file("peer"), ""),
-          socket(open_unix_datagram(r.io, {.peer = directory_.file("peer"), .descriptors = 4, .read = mode})),
-          name(directory_.file("peer")) {}
-
-private:
-    ::test::directory directory_;
-    ::test::plain_socket peer_;
-
-public:
-    unix_datagram socket;
-    const std::string name;
-};
-
-// One end of a connection that the kernel of the test has made.
-class connection {
-public:
-    explicit connection(rig& r, read_mode mode) : socket(make(r, mode)) {}
-    unix_seqpacket socket;
-
-private:
-    static task<> connect(reactor& io, read_mode mode, std::optional<unix_seqpacket>& into) {
-        unix_seqpacket made = co_await connect_unix_seqpacket(io, "@nobody", {.descriptors = 4, .read = mode});
-        into.emplace(std::move(made));
-    }
-    static unix_seqpacket make(rig& r, read_mode mode) {
-        std::optional<unix_seqpacket> made;
-        r.io.spawn(connect(r.io, mode, made));
-        r.settle();
-        const auto of_connect = [](const auto& q) { return q.what == kind::connect; };
-        const auto request = std::find_if(r.kernel.in_flight.begin(), r.kernel.in_flight.end(), of_connect);
-        REQUIRE(request != r.kernel.in_flight.end());
-        r.kernel.complete(request->name, 0);
-        r.settle();
-        REQUIRE(made);
-        return std::move(*made);
-    }
-};
 
 template <class Ends>
 class unix_subject : public subject {
@@ -315,6 +255,121 @@ public:
     bool keeps() const override { return false; }
 };
 
+// --- streams that pass descriptors ---------------------------------------------------------------------------------
+
+class stream_subject : public subject {
+public:
+    explicit stream_subject(rig& r) : subject(r), ends_(r), descriptor_(ends_.socket.native_handle()) {
+        r.settle();
+        // A poll that begins tells of what is there.
+        r.kernel.submitted = [this](ring::scripted& k) {
+            if (!k.immediates[descriptor_].empty()) tell();
+        };
+    }
+    ~stream_subject() override { rig_->kernel.submitted = nullptr; }
+
+protected:
+    // By recvmsg(2), once the poll has told.
+    void come(std::string_view text, bool with_descriptor) {
+        std::vector<std::byte> control;
+        if (with_descriptor) control = passing(new_descriptor());
+        const auto bytes = std::as_bytes(std::span(text));
+        rig_->kernel.immediates[descriptor_].push_back({0, {bytes.begin(), bytes.end()}, {}, control});
+    }
+    void tell() {
+        if (const ring::scripted::request* q = rig_->kernel.find(kind::poll, descriptor_))
+            rig_->kernel.complete(q->name, POLLIN);
+    }
+    const ring::scripted::request* sending() {
+        const ring::scripted::request* one = rig_->kernel.find(kind::send, descriptor_);
+        return one != nullptr ? one : rig_->kernel.find(kind::send_message, descriptor_);
+    }
+    stream_connection ends_;
+    int descriptor_;
+};
+
+enum class stream_way : std::uint8_t { message, some, exactly };
+
+// Of what nobody has read when the stream goes, the kernel's queue has the descriptor still: it closes it.
+class receiving_stream final : public stream_subject {
+public:
+    receiving_stream(rig& r, stream_way how) : stream_subject(r), how_(how) {}
+    ~receiving_stream() override {
+        for (const auto& left : rig_->kernel.immediates[descriptor_]) detail::close_descriptors(left.control);
+        rig_->kernel.immediates.erase(descriptor_);
+    }
+    task<> operate() override {
+        std::string got(5, '.');
+        std::vector<unique_fd> its;
+        if (how_ == stream_way::message) {
+            unix_message m = co_await ends_.socket.receive_message();
+            got = ::test::words_of(m.payload);
+            its = std::move(m.descriptors);
+        } else if (how_ == stream_way::some) {
+            const std::size_t size = co_await ends_.socket.read_some(std::as_writable_bytes(std::span(got)));
+            got.resize(size);
+            its = ends_.socket.take_descriptors();
+        } else {
+            co_await ends_.socket.read(std::as_writable_bytes(std::span(got)));
+            its = ends_.socket.take_descriptors();
+        }
+        CHECK(got == "seven");
+        CHECK(its.size() == 1);
+    }
+    void answer() override {
+        if (how_ == stream_way::exactly) {
+            come("se", true); // in pieces, of which the first brings it
+            come("ven", false);
+        } else {
+            come("seven", true);
+        }
+        tell();
+    }
+    // A poll tells also the next one of what nobody has received.
+    bool listens() override { return rig_->kernel.find(kind::poll, descriptor_) != nullptr; }
+
+private:
+    stream_way how_;
+};
+
+// Behind another, that is with the kernel; its own send is not begun then, or is.
+class writing_with_descriptors final : public stream_subject {
+public:
+    writing_with_descriptors(rig& r, bool behind) : stream_subject(r), behind_(behind) {}
+    ~writing_with_descriptors() override {
+        for (int i = 0; i < 3; ++i) {
+            rig_->settle();
+            take();
+        }
+        rig_->settle();
+    }
+    task<> operate() override {
+        if (behind_) co_await ends_.socket.write("before it");
+        std::vector<unique_fd> files = one_file();
+        co_await ends_.socket.write("seven", std::move(files));
+    }
+    // Another one is taken first.
+    void answer() override {
+        if (behind_ && rig_->kernel.find(kind::send, descriptor_) != nullptr) {
+            take();
+            rig_->settle();
+        }
+        take();
+    }
+    moment wins_from() const override { return moment::answered; }
+    moment done_from() const override { return moment::answered; }
+    bool keeps() const override { return false; }
+
+private:
+    void take() {
+        const ring::scripted::request* q = sending();
+        if (q == nullptr) return;
+        if (q->what == kind::send_message && q->control.empty()) FAIL("sent without the descriptors");
+        rig_->kernel.complete(q->name, static_cast<std::int32_t>(ring::scripted::total(*q)));
+    }
+    bool behind_;
+};
+
 std::vector<operation_kind> kinds() {
     return {
         of<receiving<datagrams>>("datagram: receive", read_mode::multishot, false),
@@ -338,6 +393,11 @@ std::vector<operation_kind> kinds() {
         of<accepting>("seqpacket: accept", true),
         of<accepting>("seqpacket: accept one by one", false),
         of<connecting>("seqpacket: connect"),
+        of<receiving_stream>("stream: receive_message", stream_way::message),
+        of<receiving_stream>("stream: read_some, with descriptors", stream_way::some),
+        of<receiving_stream>("stream: read, with descriptors", stream_way::exactly),
+        of<writing_with_descriptors>("stream: write with descriptors", false),
+        of<writing_with_descriptors>("stream: write with descriptors, behind another", true),
     };
 }
 

@@ -160,6 +160,31 @@ say('ready'); say(told(four)); say(told(four)); say(told(six))
     }
 }
 
+TEST_CASE("a member of groups is closed on a thread, by close() and where the reactor ends first", "[net][multicast]") {
+    own_namespace here;
+    output_of("ip route add 224.0.0.0/4 dev lo");
+    const std::ptrdiff_t files = open_files();
+    {
+        cotun::reactor io;
+        cotun::udp_socket s = cotun::open_udp(io, bound("127.0.0.1:4711"));
+        s.join(four, "lo");
+        const cotun::endpoint local = s.local();
+        const auto wakes = io.statistics().wakes;
+        io.run(s.close());
+        CHECK(io.statistics().wakes > wakes);
+        CHECK(s.native_handle() == -1);
+        CHECK(s.local() == local);
+        CHECK_FALSE(has(output_of("ip maddress show dev lo"), "239.1.2.3"));
+        cotun::udp_socket again = cotun::open_udp(io, bound("127.0.0.1:4711")); // the port is free
+        again.join(four, "lo");
+        const auto close_and_go = [](cotun::udp_socket& of) -> cotun::task<> { co_await of.close(); };
+        io.spawn(close_and_go(again));
+        const auto pass = [](cotun::reactor& r) -> cotun::task<> { co_await r.yield(); };
+        io.run(pass(io)); // it is under way, perhaps
+    }
+    CHECK(open_files() == files);
+}
+
 TEST_CASE("groups that cannot be joined or left", "[net][multicast][refused]") {
     own_namespace here;
     output_of("ip link add near type veth peer name near-end && ip link set near-end up && ip link set near up");

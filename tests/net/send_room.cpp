@@ -208,6 +208,62 @@ TEST_CASE("send room: a datagram that finds none after all waits with the kernel
     }
 }
 
+TEST_CASE("send room: those that find none after all go out one after the other, before any other", "[net][udp]") {
+    socket_rig r;
+    static constexpr auto body = [](udp_socket& s, packet_batch batch) -> task<> {
+        co_await s.send_packets(std::move(batch));
+    };
+    r.kernel.unsent[r.descriptor] = 0;
+    packet_batch three;
+    for (const std::size_t size : {100U, 200U, 300U}) three.push_back(r.io.try_allocate(size));
+    r.io.spawn(body(r.socket, std::move(three)));
+    r.settle();
+    REQUIRE(r.sending() == sizes{100, 200, 300});
+    std::vector<ring::token> tries;
+    for (const ring::scripted::request& q : r.kernel.in_flight)
+        if (q.what == kind::send) tries.push_back(q.name);
+    const bool first_goes = GENERATE(false, true);
+    r.kernel.complete(tries[0], first_goes ? 100 : -EAGAIN);
+    r.settle();
+    r.send(400); // not before it is known what became of the others
+    CHECK(r.sending() == sizes{200, 300});
+    r.kernel.complete(tries[1], -EAGAIN);
+    r.kernel.complete(tries[2], -EAGAIN);
+    r.settle();
+    SECTION("each in its turn") {
+        for (const std::size_t size : {100U, 200U, 300U, 400U}) {
+            if (first_goes && size == 100) continue;
+            CHECK(r.sending() == sizes{size});
+            r.sent();
+            r.settle();
+        }
+        CHECK(r.socket.writes().packets == 5);
+        CHECK(r.socket.writes().failed() == 0);
+    }
+    SECTION("a final error gives up those that wait") {
+        r.kernel.complete(r.kernel.find(kind::send, r.descriptor)->name, -EBADF);
+        r.settle();
+        CHECK(r.sending().empty());
+        CHECK(r.socket.writes().other == 1);
+        CHECK(r.socket.writes().dropped == (first_goes ? 2 : 3));
+    }
+    SECTION("closing gives them up when its time is over") {
+        static constexpr auto end = [](udp_socket& s, bool& ended) -> task<> {
+            co_await s.close();
+            ended = true;
+        };
+        bool ended = false;
+        r.io.spawn(end(r.socket, ended));
+        r.settle();
+        r.kernel.advance(std::chrono::seconds(2));
+        r.settle();
+        CHECK(ended);
+        CHECK(r.socket.writes().dropped == (first_goes ? 3 : 4));
+        CHECK(r.io.statistics().requests_in_flight == 0);
+        CHECK(r.socket.local() != endpoint()); // it is known still
+    }
+}
+
 TEST_CASE("send room: the pause is there also at reactor_options::timers", "[net][udp]") {
     rig_options o;
     o.timers = 1; // the rig's own task has it

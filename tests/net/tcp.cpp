@@ -234,6 +234,17 @@ TEST_CASE("tcp: addresses are tried in turn until one answers, and so are those 
     CHECK(io->statistics().requests_in_flight == 0);
 }
 
+TEST_CASE("tcp: a listener that was closed knows where it has listened", "[net][tcp]") {
+    reactor io;
+    tcp_listener l = listen_tcp(io, {.local = endpoint::from_string("127.0.0.1:0")});
+    const endpoint local = l.local();
+    CHECK(local.port() != 0);
+    io.run(l.close());
+    CHECK(l.local() == local);
+    tcp_listener moved = std::move(l);
+    CHECK(moved.local() == local);
+}
+
 TEST_CASE("tcp: a listener that cannot be says why", "[tcp]") {
     const auto io = cotun::test::over_ring();
     const ::test::own_namespace here;

@@ -57,12 +57,21 @@ void turn_round(cotun::packet& pkt) {
     std::memcpy(&pkt.bytes()[16], source.data(), 4);
 }
 
+/// A device with superpackets, for every way of reading.
+struct superpacket_bench {
+    tun_namespace here;
+    const cotun::read_mode mode = each_read_mode();
+    cotun::reactor io{};
+    cotun::device dev =
+        cotun::open_tun(io, {.name = "tun0", .addresses = {"10.9.0.1/24"}, .offload = {}, .read = mode});
+};
+
 std::string kernel_sum_errors() { return output_of("nstat -az UdpInCsumErrors TcpInCsumErrors | grep -c ' 0 '"); }
 
 } // namespace
 
 TEST_CASE("a superpacket comes whole, and says what it is", "[tun][superpackets]") {
-    tun_bench t;
+    superpacket_bench t;
     if (!t.dev.offloads().read.udp) SKIP("this kernel's TUN driver has no UDP segmentation (Linux 6.2)");
     send_run(20, 1000, "10.9.0.2");
     const cotun::packet pkt = run_bounded(t.io, next_of_ours(t.dev));
@@ -104,7 +113,7 @@ TEST_CASE("a superpacket that is written arrives as its datagrams", "[tun][super
     if (!kernel_has_udp_segmentation_on_devices()) SKIP("this kernel's TUN driver has no UDP segmentation (Linux 6.2)");
     tun_namespace here;
     cotun::reactor io;
-    cotun::device_options options{.name = "tun0", .addresses = {"10.9.0.1/24"}};
+    cotun::device_options options{.name = "tun0", .addresses = {"10.9.0.1/24"}, .offload = {}};
     std::uint64_t whole = 1, segmented = 0;
     SECTION("whole") {}
     SECTION("as segments, where that is asked for") {
@@ -185,7 +194,7 @@ TEST_CASE("a device without offload reads packets, and writes superpackets as se
 }
 
 TEST_CASE("a superpacket that is none is refused, and the device goes on with others", "[tun][superpackets]") {
-    tun_bench t;
+    superpacket_bench t;
     fields f{.payload = bytes(3000)};
     const auto body = [](cotun::reactor& on, cotun::device& out, const fields& sent) -> cotun::task<> {
         const bytes whole = cotun::test::make_packet(sent, true);
@@ -221,7 +230,7 @@ TEST_CASE("a mask that another program left on a device is cleared", "[tun][supe
     }
     cotun::reactor io;
     cotun::device_options options{
-        .name = "tun0", .addresses = {"10.9.0.1/24"}, .existing = cotun::existing_interface::require};
+        .name = "tun0", .addresses = {"10.9.0.1/24"}, .existing = cotun::existing_interface::require, .offload = {}};
     std::size_t expected = 20 + 8 + 5 * 1000;
     SECTION("by one without offload, which gets packets") {
         options.offload = cotun::no_offload;
@@ -240,7 +249,7 @@ TEST_CASE("a mask that another program left on a device is cleared", "[tun][supe
 TEST_CASE("what ethtool says of a device's features is what was asked for", "[tun][superpackets]") {
     tun_namespace here;
     cotun::reactor io;
-    cotun::device_options options{.name = "tun0"};
+    cotun::device_options options{.name = "tun0", .offload = {}};
     std::string on = "tcp-segmentation-offload: on";
     SECTION("all") {}
     SECTION("none of TCP") {
@@ -258,8 +267,9 @@ TEST_CASE("what ethtool says of a device's features is what was asked for", "[tu
 TEST_CASE("queues that are opened later have superpackets too", "[tun][superpackets][queues]") {
     tun_namespace here;
     cotun::reactor io;
-    cotun::device first = cotun::open_tun(io, {.name = "tun0", .addresses = {"10.9.0.1/24"}, .multi_queue = true});
-    cotun::device second = cotun::adopt_device(io, first.open_queue());
+    cotun::device first =
+        cotun::open_tun(io, {.name = "tun0", .addresses = {"10.9.0.1/24"}, .multi_queue = true, .offload = {}});
+    cotun::device second = cotun::adopt_device(io, first.open_queue(), {.offload = {}});
     CHECK(second.offloads() == first.offloads());
     CHECK(second.offloads().enabled);
 }
@@ -267,14 +277,14 @@ TEST_CASE("queues that are opened later have superpackets too", "[tun][superpack
 TEST_CASE("devices go without superpackets where large buffers would be short", "[tun][superpackets]") {
     tun_namespace here;
     cotun::reactor io({.pool = {.large_count = 4}});
-    cotun::device one = cotun::open_tun(io, {.name = "one"});
-    cotun::device two = cotun::open_tun(io, {.name = "two"});
-    cotun::device three = cotun::open_tun(io, {.name = "three"});
+    cotun::device one = cotun::open_tun(io, {.name = "one", .offload = {}});
+    cotun::device two = cotun::open_tun(io, {.name = "two", .offload = {}});
+    cotun::device three = cotun::open_tun(io, {.name = "three", .offload = {}});
     CHECK(one.offloads().enabled);
     CHECK(two.offloads().enabled);
     CHECK_FALSE(three.offloads().enabled);
     cotun::reactor without({.pool = {.large_count = 0}});
-    const cotun::device four = cotun::open_tun(without, {.name = "four"});
+    const cotun::device four = cotun::open_tun(without, {.name = "four", .offload = {}});
     CHECK_FALSE(four.offloads().enabled);
 }
 
@@ -344,7 +354,8 @@ TEST_CASE("the kernel cuts superpackets as cotun does, byte for byte", "[tun][su
     if (!kernel_has_udp_segmentation_on_devices()) SKIP("this kernel's TUN driver has no UDP segmentation (Linux 6.2)");
     tun_namespace here;
     cotun::reactor io;
-    cotun::device in = cotun::open_tun(io, {.name = "in", .addresses = {"192.0.2.1/24", "2001:db8:1::1/64"}});
+    cotun::device in =
+        cotun::open_tun(io, {.name = "in", .addresses = {"192.0.2.1/24", "2001:db8:1::1/64"}, .offload = {}});
     cotun::device out = cotun::open_tun(io, {.name = "out", .mtu = 1500, .offload = cotun::no_offload});
     run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0 "
         "net.ipv4.conf.in.rp_filter=0");

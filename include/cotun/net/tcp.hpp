@@ -117,6 +117,7 @@ public:
     tcp_stream(tcp_stream&&) noexcept = default;
     tcp_stream& operator=(tcp_stream&&) noexcept = default;
 
+    /// 0.0.0.0:0 once it is closed.
     endpoint local() const;
     endpoint peer() const noexcept;
 
@@ -147,11 +148,12 @@ public:
 class tcp_listener {
 public:
     tcp_listener(tcp_listener&& other) noexcept
-        : acceptor_(std::exchange(other.acceptor_, nullptr)), priority_(other.priority_) {}
+        : acceptor_(std::exchange(other.acceptor_, nullptr)), priority_(other.priority_), local_(other.local_) {}
     tcp_listener& operator=(tcp_listener&& other) noexcept;
     ~tcp_listener() { reset(); }
 
-    endpoint local() const;
+    /// Where it listens, or did when it was closed.
+    endpoint local() const noexcept { return local_; }
     bool uses_multishot() const noexcept;
     /// For getsockopt(2) and setsockopt(2), as long as it is open; it stays the listener's.
     int native_handle() const noexcept;
@@ -162,11 +164,12 @@ public:
 
 private:
     friend tcp_listener listen_tcp(reactor&, const listen_options&);
-    tcp_listener(detail::acceptor* a, std::optional<std::uint32_t> priority) noexcept;
+    tcp_listener(detail::acceptor* a, std::optional<std::uint32_t> priority, const endpoint& local) noexcept;
     void reset() noexcept;
     detail::acceptor& acceptor() const noexcept;
     detail::acceptor* acceptor_;            // counted; nullptr once moved from
     std::optional<std::uint32_t> priority_; // the one option that accepted connections do not take from the listener
+    endpoint local_;
 };
 
 [[nodiscard]] tcp_listener listen_tcp(reactor& io, const listen_options& options);

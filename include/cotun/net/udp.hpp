@@ -100,7 +100,7 @@ public:
     udp_socket& operator=(udp_socket&& other) noexcept;
     ~udp_socket();
 
-    /// The address and port that it is bound to.
+    /// The address and port that it is bound to, or was when it was closed.
     endpoint local() const;
     /// The peer that it is connected to, if any.
     std::optional<endpoint> peer() const noexcept;

@@ -72,7 +72,7 @@ public:
     unix_datagram& operator=(unix_datagram&& other) noexcept;
     ~unix_datagram();
 
-    /// The name that it is bound to; empty: none.
+    /// The name that it is bound to; empty: none, or it is closed.
     std::string local() const;
     /// Connects, or connects to another peer. Datagrams that were accepted before may go to either. One that was
     /// connected already loses what it was sent and the reactor has not taken from the kernel yet: the kernel drops it,

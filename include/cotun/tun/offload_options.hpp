@@ -4,7 +4,12 @@
 //
 // A superpacket is what the kernel would cut into many packets of the link's MTU for the network: up to 64 KiB with one
 // set of headers (generic segmentation offload). A device that takes it whole saves the kernel, and the program, the
-// work of each packet. It is on by default. A packet says what it is: packet::offload().
+// work of each packet. A packet says what it is: packet::offload().
+//
+//     cotun::device dev = cotun::open_tun(io, {.name = "tun0", .offload = {}});
+//
+// Devices write a superpacket as it is, or cut it where the other device has no such thing. Sockets do not know them
+// yet: who sends packets elsewhere cuts them up (offload/segments.hpp), or leaves this off, as it is by default.
 //
 // What the running kernel has is found by trying, from the richest set to none. Source:
 // Documentation/networking/tuntap.rst; the virtio specification, 5.1.6.
