@@ -58,6 +58,8 @@ TEST_CASE("a persistent device of a program that was killed is refused by name, 
     tun_namespace here;
     REQUIRE(killed_with_a_device({.name = "left0", .addresses = {"10.9.0.1/24"}, .mtu = 1400, .persist = true}));
     REQUIRE(has_interface("left0"));
+    // Its ring lets go of the device a moment after it: then nobody has it, and it has no carrier.
+    REQUIRE(wait_until([] { return output_of("ip -j link show dev left0").find("NO-CARRIER") != std::string::npos; }));
     CHECK_THAT(output_of("ip -d -j link show dev left0"), ContainsSubstring(R"("persist":true)"));
     cotun::reactor io;
     const auto code = refusal([&] { const cotun::device dev = cotun::open_tun(io, {.name = "left0"}); },
