@@ -158,8 +158,8 @@ public:
     std::uint64_t run_blocking(std::function<void()> work, std::function<void()> ended, turn_in_line turn);
     /// Waits for that work here, and calls `ended` before it returns; does nothing if that has been.
     void finish_blocking(std::uint64_t number);
-    /// For who waits here for what a completion may tell before that work is over: turn(), which ends with the work, too.
-    /// False: it is over, and there was no turn.
+    /// For who waits here for what a completion may tell before that work is over: turn(), which ends with the work,
+    /// too. False: it is over, and there was no turn.
     bool turn_beside(std::uint64_t number);
 
     /// What a room above keeps one of a reactor; made when it is first asked for, and gone with the reactor. For a few.

@@ -122,8 +122,9 @@ std::uint64_t reactor_core::run_blocking(std::function<void()> work, std::functi
     if (turn == turn_in_line::first)
         place = std::find_if(blocking_.begin(), blocking_.end(),
                              [](const auto& b) { return b.work && b.turn == turn_in_line::last; });
-    blocking_.insert(place, blocking_work{number, std::move(work), std::move(ended), {}, turn,
-                                          std::make_shared<std::atomic<bool>>(false)});
+    blocking_.insert(
+        place,
+        blocking_work{number, std::move(work), std::move(ended), {}, turn, std::make_shared<std::atomic<bool>>(false)});
     start_blocking();
     return number;
 }
