@@ -4,6 +4,7 @@
 #include "io/reactor_core.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <new>
 #include <system_error>
 #include <utility>
@@ -163,11 +164,13 @@ bool reactor_core::turn_beside(std::uint64_t number) {
     }
     if (posted_.load(std::memory_order_relaxed) != nullptr) take_posted();
     if (found->over->load()) return false;
-    prepare_all();
-    driver_->report_sends();
-    enter_driver(to_prepare_.empty() && prepare_to_sleep());
-    after_enter();
-    return true;
+    try {
+        turn(true);
+        return true;
+    } catch (const std::system_error& refused) { // EEXIST: the ring's thread has ended; anything else is fatal
+        if (refused.code().value() != EEXIST) throw;
+        return false;
+    }
 }
 
 void reactor_core::finish_blocking(std::uint64_t number) {
