@@ -89,7 +89,7 @@ udp_port::udp_port(reactor_core& core, int descriptor, const udp_options& option
       inbox_(*this, core,
              core.pool().class_for(options.largest_datagram + udp_inbox::payload_offset(options.packet_info)),
              options.read, options.packet_info),
-      outbox_(*this, core, inbox_, descriptor) {
+      outbox_(*this, core, inbox_) {
     packet_port::open();
 }
 
