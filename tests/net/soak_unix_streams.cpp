@@ -10,9 +10,7 @@
 #include <cotun/coro/timeout.hpp>
 #include <cotun/coro/when_any.hpp>
 
-#include "../support/sanitizers.hpp"
-#include "../support/scale.hpp"
-#include "../support/seed.hpp"
+#include "../support/stream_soak.hpp"
 #include "io/passed_descriptors.hpp"
 #include "scripted_unix.hpp"
 
@@ -33,37 +31,30 @@ namespace {
 
 using kind = ring::scripted::kind;
 
-char byte_at(std::uint64_t place) noexcept { return static_cast<char>('a' + (place * 7 + place / 26) % 26); }
-
 constexpr std::array passing_failures{EINTR, EAGAIN};
 constexpr std::array refusals{ETOOMANYREFS, EBADF, EINVAL, EPERM, EACCES};
 constexpr std::array broken{ECONNRESET, EPIPE, ENOMEM, ENOBUFS, ENOTCONN};
 
-struct side {
-    explicit side(rig& r) : ends(r, 4), descriptor(ends.socket.native_handle()) {}
+struct side : stream_side {
+    explicit side(rig& r) : ends(r, 4), descriptor_(ends.socket.native_handle()) {}
+    int descriptor() const noexcept { return descriptor_; }
+    void write_ended() noexcept { beside = false; }
     stream_connection ends;
-    const int descriptor;
-    std::uint64_t came = 0; // bytes that the kernel has for it or gave
-    std::uint64_t read = 0;
     std::deque<std::uint64_t> brought; // where the descriptors stand that came and were not taken
-    std::uint64_t written = 0;         // bytes whose write has ended well, or may have been sent in part
-    std::uint64_t sent = 0;
     bool beside = false; // the write that is under way, or next, takes a descriptor along, which has not gone yet
-    bool deaf = false;
-    bool mute = false;
-    std::unique_ptr<scope> writer;
-    std::array<std::unique_ptr<scope>, 2> readers;
+
+private:
+    const int descriptor_;
 };
 
-class unix_stream_soak {
+class unix_stream_soak : public stream_soak_base<unix_stream_soak, side> {
 public:
-    explicit unix_stream_soak(std::uint64_t seed) : pick_(seed), rig_(options()) {
-        rig_.kernel.writes_complete = false;
+    explicit unix_stream_soak(std::uint64_t seed) : stream_soak_base(seed) {
         rig_.kernel.submitted = [this](ring::scripted&) {
             for (const auto& s : sides_)
                 if (s) tell(*s);
         };
-        for (auto& s : sides_) open(s);
+        open_all();
     }
     ~unix_stream_soak() { rig_.kernel.submitted = nullptr; }
 
@@ -87,7 +78,7 @@ public:
         case 12:
             if (pick_(4) == 0 && s.writer) s.writer->request_stop();
             break;
-        case 13: half_a_pass(); break;
+        case 13: rig_.turn(); break;
         case 14:
             if (s.deaf || s.mute || pick_(60) == 0) reopen(s);
             break;
@@ -102,71 +93,20 @@ public:
         }
     }
 
-    void finish() {
-        hoard_.clear();
-        for (int i = 0; i < 20; ++i) { // those that are broken find out
-            rig_.kernel.advance(std::chrono::milliseconds(100));
-            rig_.settle();
-            for (auto& s : sides_) {
-                take_all(*s);
-                if (s->writer->size() == 0) start_writer(*s);
-            }
-        }
-        for (auto& s : sides_) {
-            if (s->deaf || s->mute) reopen(*s);
-            for (std::size_t i = 0; i < s->readers.size(); ++i) start_reader(*s, i);
-        }
-        for (auto& s : sides_) {
-            const std::uint64_t before = s->read;
-            const std::uint64_t sent_before = s->sent;
-            for (int i = 0; i < 200 && (s->read == before || s->read < s->came || s->sent == sent_before); ++i) {
-                if (s->read == before) come(*s);
-                rig_.kernel.advance(std::chrono::milliseconds(100));
-                rig_.settle();
-                for (auto& all : sides_) take_all(*all);
-                for (std::size_t n = 0; n < s->readers.size() && i % 3 == 2; ++n) start_reader(*s, n);
-                if (s->writer->size() == 0) start_writer(*s);
-            }
-            CHECK(s->read > before);      // it does not stall
-            CHECK(s->sent > sent_before); // nor this way
-            CHECK(s->read == s->came);    // nothing is left behind
-            s->readers = {};
-            take_descriptors(*s, s->ends.socket.take_descriptors().size());
-            CHECK(s->brought.empty()); // nor of these
-            CHECK(s->ends.socket.descriptors().lost == 0);
-        }
-        for (auto& s : sides_) close(s);
-        rig_.settle();
-        CHECK(rig_.free() == buffers);
-        CHECK(rig_.kernel.in_flight.empty());
-        CHECK(rig_.io.statistics().requests_in_flight == 0);
-        CHECK(rig_.io.statistics().strays == 0);
-        CHECK(rig_.io.statistics().timers == 1);
-    }
-
-    std::uint64_t total() const { return total_; }
-
 private:
-    static constexpr unsigned buffers = 24;
-    static rig_options options() {
-        rig_options o = with_buffers(buffers);
-        o.requests = 32;
-        return o;
-    }
+    friend stream_soak_base;
 
-    void half_a_pass() {
-        rig_.kernel.idle = [](ring::scripted& k) { k.wake(); };
-        rig_.io.core().turn();
-        rig_.kernel.idle = nullptr;
+    void let_go() { hoard_.clear(); }
+    void check_end(side& s) {
+        CHECK(s.read == s.came);
+        s.readers = {};
+        take_descriptors(s, s.ends.socket.take_descriptors().size());
+        CHECK(s.brought.empty());
+        CHECK(s.ends.socket.descriptors().lost == 0);
     }
 
     // --- streams --------------------------------------------------------------------------------------------------
 
-    void open(std::unique_ptr<side>& s) {
-        s = std::make_unique<side>(rig_);
-        for (std::size_t i = 0; i < s->readers.size(); ++i) start_reader(*s, i);
-        start_writer(*s);
-    }
     void close(std::unique_ptr<side>& s) {
         total_ += s->read + s->sent;
         rig_.kernel.idle = [](ring::scripted& k) {
@@ -175,47 +115,41 @@ private:
         };
         s->writer.reset();
         s->readers = {};
-        const int descriptor = s->descriptor;
+        const int descriptor = s->descriptor();
         s.reset();
         rig_.kernel.idle = nullptr;
         for (const auto& left : rig_.kernel.immediates[descriptor]) detail::close_descriptors(left.control);
         rig_.kernel.immediates.erase(descriptor);
-    }
-    void reopen(side& s) {
-        auto& place = *std::find_if(sides_.begin(), sides_.end(), [&](const auto& p) { return p.get() == &s; });
-        close(place);
-        open(place);
     }
 
     // --- the kernel's side ----------------------------------------------------------------------------------------
 
     // A poll tells of what is there, when it begins too.
     void tell(side& s) {
-        if (rig_.kernel.immediates[s.descriptor].empty()) return;
-        if (const ring::scripted::request* q = rig_.kernel.find(kind::poll, s.descriptor))
-            rig_.kernel.complete(q->name, POLLIN);
+        if (rig_.kernel.immediates[s.descriptor()].empty()) return;
+        if (const request* q = rig_.kernel.find(kind::poll, s.descriptor())) rig_.kernel.complete(q->name, POLLIN);
     }
 
     void come(side& s) {
-        auto& queue = rig_.kernel.immediates[s.descriptor];
+        auto& queue = rig_.kernel.immediates[s.descriptor()];
         if (s.deaf || queue.size() > 20) return;
         const std::size_t size = 1 + pick_(pick_(8) == 0 ? 1500 : 40);
-        std::vector<std::byte> bytes(size);
-        for (std::size_t i = 0; i < size; ++i) bytes[i] = static_cast<std::byte>(byte_at(s.came + i));
+        const std::string text = text_from(s.came, size);
+        const auto bytes = std::as_bytes(std::span(text));
         std::vector<std::byte> control;
         // As many may be kept as nobody has taken: then they would be lost by name.
         if (pick_(3) == 0 && s.brought.size() < 200) {
             control = passing(new_descriptor());
             s.brought.push_back(s.came);
         }
-        queue.push_back({0, std::move(bytes), {}, std::move(control)});
+        queue.push_back({0, {bytes.begin(), bytes.end()}, {}, std::move(control)});
         s.came += size;
         tell(s);
     }
 
     void fail_receiving(side& s) {
         if (s.deaf) return;
-        auto& queue = rig_.kernel.immediates[s.descriptor];
+        auto& queue = rig_.kernel.immediates[s.descriptor()];
         if (pick_(40) != 0) {
             queue.push_front({.error = passing_failures[pick_(passing_failures.size())]});
             tell(s);
@@ -227,13 +161,8 @@ private:
         }
     }
 
-    const ring::scripted::request* sending(side& s) {
-        const ring::scripted::request* one = rig_.kernel.find(kind::send, s.descriptor);
-        return one != nullptr ? one : rig_.kernel.find(kind::send_message, s.descriptor);
-    }
-
     void take(side& s) {
-        const ring::scripted::request* q = sending(s);
+        const request* q = sending(s);
         if (q == nullptr) return;
         const std::size_t luck = pick_(200);
         if (luck == 0) {
@@ -248,37 +177,26 @@ private:
             taken(s, *q, luck < 100 ? pick_(all + 1) : all);
         }
     }
-    void take_all(side& s) {
-        if (const ring::scripted::request* q = sending(s)) taken(s, *q, ring::scripted::total(*q));
-    }
-    void taken(side& s, const ring::scripted::request& q, std::size_t size) {
+    void taken(side& s, const request& q, std::size_t size) {
         if (!q.control.empty() && (!s.beside || s.sent != s.written)) FAIL("descriptors went with other bytes");
         std::size_t left = size;
         for (const iovec& piece : pieces_of(q)) {
             const auto* bytes = static_cast<const char*>(piece.iov_base);
             for (std::size_t i = 0; i < piece.iov_len && left > 0; ++i, --left) {
                 if (s.beside && s.sent == s.written && q.control.empty()) FAIL("the descriptors were left behind");
-                if (bytes[i] != byte_at(s.sent++)) FAIL("byte " << s.sent - 1 << " was sent out of order");
+                s.took(bytes[i]);
                 if (!q.control.empty()) s.beside = false;
             }
         }
         rig_.kernel.complete(q.name, static_cast<std::int32_t>(size));
     }
-    static std::vector<iovec> pieces_of(const ring::scripted::request& q) {
+    static std::vector<iovec> pieces_of(const request& q) {
         if (!q.pieces.empty()) return q.pieces;
         return {iovec{const_cast<std::byte*>(q.bytes.data()), q.bytes.size()}};
     }
 
     // --- who reads ------------------------------------------------------------------------------------------------
 
-    void start_reader(side& s, std::size_t index) {
-        s.readers[index] = std::make_unique<scope>(rig_.io);
-        s.readers[index]->spawn(read(*this, s));
-    }
-    static void got(side& from, std::string_view text) {
-        for (const char c : text)
-            if (c != byte_at(from.read++)) FAIL("byte " << from.read - 1 << " was read out of order");
-    }
     // All of them came with bytes that have been read.
     static void take_descriptors(side& from, std::size_t count) {
         for (; count > 0; --count) {
@@ -288,7 +206,7 @@ private:
     }
     static void got(side& from, const unix_message& m) {
         const std::uint64_t begin = from.read;
-        got(from, ::test::words_of(m.payload));
+        from.got(::test::words_of(m.payload));
         take_descriptors(from, m.descriptors.size());
         // What begins behind its first byte is not in the same message, nor are its bytes.
         if (!from.brought.empty() && from.brought.front() < from.read && from.brought.front() > begin)
@@ -310,7 +228,7 @@ private:
         case 0: {
             std::string into(1 + of.pick_(90), '.');
             const std::size_t size = co_await s.read_some(std::as_writable_bytes(std::span(into)));
-            got(from, std::string_view(into).substr(0, size));
+            from.got(std::string_view(into).substr(0, size));
             if (size == 0) co_await of.rig_.io.sleep_for(time + std::chrono::milliseconds(1));
             break;
         }
@@ -318,7 +236,7 @@ private:
             std::string into(1 + of.pick_(90), '.');
             result<> whole = co_await as_result(with_timeout(s.read(std::as_writable_bytes(std::span(into))), time));
             if (whole)
-                got(from, into);
+                from.got(into);
             else if (whole.error() != std::errc::timed_out || from.deaf)
                 throw std::system_error(whole.error());
             break;
@@ -356,12 +274,6 @@ private:
 
     // --- who writes -----------------------------------------------------------------------------------------------
 
-    void start_writer(side& s) {
-        if (s.mute) return;
-        s.writer.reset();
-        s.writer = std::make_unique<scope>(rig_.io);
-        s.writer->spawn(write(*this, s));
-    }
     static task<> write(unix_stream_soak& of, side& to) {
         for (;;) {
             std::exception_ptr failure;
@@ -394,21 +306,8 @@ private:
             co_await to.ends.socket.flush();
             co_return;
         }
-        std::string text(1 + of.pick_(of.pick_(6) == 0 ? 6000 : 300), '\0');
-        for (std::size_t i = 0; i < text.size(); ++i) text[i] = byte_at(to.written + i);
-        // One that ends without having been sent in part leaves the stream as it was; else nothing may follow.
-        struct writing {
-            writing(side& s, std::size_t all) noexcept : to(s), size(all) {}
-            writing(const writing&) = delete;
-            writing& operator=(const writing&) = delete;
-            ~writing() {
-                if (done || to.sent >= to.written + size) to.written += size;
-                to.beside = false;
-            }
-            side& to;
-            std::size_t size;
-            bool done = false;
-        } w(to, text.size());
+        const std::string text = text_from(to.written, 1 + of.pick_(of.pick_(6) == 0 ? 6000 : 300));
+        stream_writing w(to, text.size());
         if (of.pick_(2) == 0) {
             co_await to.ends.socket.write(text);
         } else {
@@ -419,26 +318,11 @@ private:
         w.done = true;
     }
 
-    dice pick_;
-    rig rig_;
-    std::array<std::unique_ptr<side>, 4> sides_;
     std::vector<packet> hoard_;
-    std::uint64_t total_ = 0;
 };
 
 } // namespace
 
 TEST_CASE("soak: descriptors come with their bytes, and neither is lost, doubled or out of order", "[net][soak]") {
-    const unsigned steps = sanitized ? 5'000 : 50'000;
-    const auto files = ::test::open_files();
-    std::uint64_t total = 0;
-    const unsigned rounds = with_seeds(static_cast<unsigned>(scaled(20)), [&](std::uint64_t seed) {
-        INFO("COTUN_SEED=" << seed);
-        unix_stream_soak s(seed);
-        for (unsigned n = 0; n < steps; ++n) s.step();
-        s.finish();
-        total += s.total();
-    });
-    CHECK(::test::open_files() == files);
-    CHECK(total > std::uint64_t{rounds} * steps);
+    run_soak<unix_stream_soak>(1);
 }
