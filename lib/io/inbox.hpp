@@ -69,8 +69,8 @@ public:
     /// Joins the reactor's readers and asks for the first packets. Throws std::system_error.
     void start();
     void set_share(unsigned share) noexcept;
-    /// From now on reads into buffers for packets of `size` bytes, if those it has are smaller; loses nothing. False: the
-    /// pool has none that large, or no share left of them.
+    /// From now on reads into buffers for packets of `size` bytes, if those it has are smaller; loses nothing. False:
+    /// the pool has none that large, or no share left of them.
     bool make_room_for(std::size_t size) noexcept;
 
     // --- for those who wait ---------------------------------------------------------------------------------------
