@@ -278,7 +278,8 @@ public:
         ring::scripted::request* q = mode_ == read_mode::poll
                                          ? poll_for(POLLIN)
                                          : kernel().find(ring::scripted::kind::receive_multishot, descriptor_);
-        if (mode_ == read_mode::poll && lucky(2) && !detail::is_final(error)) {
+        // EAGAIN is what a read answers that finds nothing: it cannot stand in front of something.
+        if (mode_ == read_mode::poll && lucky(2) && error != EAGAIN && !detail::is_final(error)) {
             kernel().immediates[descriptor_].push_back({.error = error});
             if (q != nullptr) kernel().complete(q->name, POLLIN, true);
         } else if (q != nullptr) {
