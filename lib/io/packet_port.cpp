@@ -109,11 +109,7 @@ void packet_port::close_elsewhere() {
 }
 
 void packet_port::wait_for_close() {
-    try {
-        while (state_ == state::closing && tells_when_gone() && !core_->forked() && core_->turn_beside(closing_)) {}
-    } catch (const std::system_error& refused) { // EEXIST: the ring's thread has ended; anything else is fatal
-        if (refused.code().value() != EEXIST) throw;
-    }
+    while (state_ == state::closing && tells_when_gone() && !core_->forked() && core_->turn_beside(closing_)) {}
     if (state_ == state::closing) core_->finish_blocking(closing_);
 }
 

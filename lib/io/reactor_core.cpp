@@ -218,10 +218,10 @@ bool reactor_core::prepare_to_sleep() noexcept {
     return false;
 }
 
-void reactor_core::turn() {
+void reactor_core::turn(bool posts_wake) {
     prepare_all();
     driver_->report_sends();
-    enter_driver(to_prepare_.empty());
+    enter_driver(to_prepare_.empty() && (!posts_wake || prepare_to_sleep()));
     after_enter();
 }
 

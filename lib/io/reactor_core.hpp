@@ -162,8 +162,8 @@ public:
     std::uint64_t run_blocking(std::function<void()> work, std::function<void()> ended, turn_in_line turn);
     /// Waits for that work here, and calls `ended` before it returns; does nothing if that has been.
     void finish_blocking(std::uint64_t number);
-    /// For who waits here for what a completion may tell before that work is over: turn(), which ends with the work, too.
-    /// False: it is over, and there was no turn.
+    /// For who waits here for what a completion may tell before that work is over: turn(), which ends with the work,
+    /// too. False: it is over, or the ring is, and there was no turn.
     bool turn_beside(std::uint64_t number);
 
     /// What a room above keeps one of a reactor; made when it is first asked for, and gone with the reactor. For a few.
@@ -229,8 +229,8 @@ public:
     reactor_statistics statistics() const noexcept;
 
     /// The kernel's half of a pass, for those who must wait for it synchronously: waits for a completion or a timer,
-    /// and resumes nobody.
-    void turn();
+    /// and resumes nobody. `posts_wake`: a message from elsewhere ends the wait, too; take_posted() comes first then.
+    void turn(bool posts_wake = false);
     /// turn(), or end_requests() where that cannot be.
     void turn_or_end();
     /// The driver cannot be entered any more: the thread that the ring belonged to has ended, and its requests with it

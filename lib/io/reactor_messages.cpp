@@ -4,6 +4,7 @@
 #include "io/reactor_core.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <new>
 #include <system_error>
 #include <utility>
@@ -122,8 +123,9 @@ std::uint64_t reactor_core::run_blocking(std::function<void()> work, std::functi
     if (turn == turn_in_line::first)
         place = std::find_if(blocking_.begin(), blocking_.end(),
                              [](const auto& b) { return b.work && b.turn == turn_in_line::last; });
-    blocking_.insert(place, blocking_work{number, std::move(work), std::move(ended), {}, turn,
-                                          std::make_shared<std::atomic<bool>>(false)});
+    blocking_.insert(
+        place,
+        blocking_work{number, std::move(work), std::move(ended), {}, turn, std::make_shared<std::atomic<bool>>(false)});
     start_blocking();
     return number;
 }
@@ -162,11 +164,13 @@ bool reactor_core::turn_beside(std::uint64_t number) {
     }
     if (posted_.load(std::memory_order_relaxed) != nullptr) take_posted();
     if (found->over->load()) return false;
-    prepare_all();
-    driver_->report_sends();
-    enter_driver(to_prepare_.empty() && prepare_to_sleep());
-    after_enter();
-    return true;
+    try {
+        turn(true);
+        return true;
+    } catch (const std::system_error& refused) { // EEXIST: the ring's thread has ended; anything else is fatal
+        if (refused.code().value() != EEXIST) throw;
+        return false;
+    }
 }
 
 void reactor_core::finish_blocking(std::uint64_t number) {

@@ -132,6 +132,8 @@ packet stream_reader::take() noexcept {
 
 void stream_reader::arm(bool multishot) noexcept {
     if (static_cast<link<starving_kind>&>(*this).linked()) return;
+    // A poll would end at once, and nothing be received: settle() brings us back.
+    if (arrived_ && promised_ != nullptr) return;
     if (!arrived_ && hub().in_group() == 0) return hub().starve(*this);
     request_ = port_->core().begin_receive(*this);
     if (request_ == 0) return hub().await_room(*this); // what was begun before there were so many streams is in flight

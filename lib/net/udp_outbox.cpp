@@ -21,20 +21,15 @@ std::size_t charge(std::size_t size) noexcept { return 2 * size + 1280 * (1 + si
 
 } // namespace
 
-udp_outbox::udp_outbox(packet_port& port, reactor_core& core, udp_inbox& reader, int descriptor)
-    : outbox(port, core),
-      reader_(reader),
-      descriptor_(descriptor),
-      messages_(usual_window),
-      poll_(*this),
-      pause_(*this) {
+udp_outbox::udp_outbox(packet_port& port, reactor_core& core, udp_inbox& reader)
+    : outbox(port, core), reader_(reader), messages_(usual_window), poll_(*this), pause_(*this) {
     learn_limit();
     tries_ = true;
 }
 
 void udp_outbox::learn_limit() noexcept {
     socklen_t size = sizeof send_buffer_;
-    getsockopt(descriptor_, SOL_SOCKET, SO_SNDBUF, &send_buffer_, &size);
+    getsockopt(port().descriptor(), SOL_SOCKET, SO_SNDBUF, &send_buffer_, &size);
 }
 
 void udp_outbox::transmit(ring::token request, std::size_t place, packet_slot& slot) {

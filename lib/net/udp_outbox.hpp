@@ -25,7 +25,7 @@ class udp_inbox;
 // fits. What is in use is estimated from above, and asked for (SIOCOUTQ) when the estimate says that there is no room.
 class udp_outbox final : public outbox {
 public:
-    udp_outbox(packet_port& port, reactor_core& core, udp_inbox& reader, int descriptor);
+    udp_outbox(packet_port& port, reactor_core& core, udp_inbox& reader);
 
     /// Makes room for control messages, if there is none yet: before a packet is written that has some. Throws
     /// std::bad_alloc.
@@ -75,7 +75,6 @@ private:
     void room_again();
 
     udp_inbox& reader_;
-    const int descriptor_;
     int send_buffer_ = 0;
     std::size_t in_use_ = 0;           // estimate, not below the truth
     std::size_t submitted_charge_ = 0; // of what is with the kernel and not completed

@@ -104,7 +104,7 @@ udp_port::udp_port(reactor_core& core, int descriptor, const udp_options& option
       peer_(options.peer),
       inbox_(*this, core, class_for(core.pool(), options), options.read,
              {.packet_info = options.packet_info, .merged = options.receive_merged}),
-      outbox_(*this, core, inbox_, descriptor) {
+      outbox_(*this, core, inbox_) {
     packet_port::open();
 }
 

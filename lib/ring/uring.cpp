@@ -107,7 +107,13 @@ private:
     owned_ring owned_;
     io_uring& ring_{owned_.ring};
     bool enabled_ = false;
+    // As liburing has it: a flag that says whether the descriptor is an index.
+    struct entry_way {
+        decltype(io_uring::int_flags) flags;
+        int descriptor;
+    };
     std::uint64_t owner_ = 0; // the thread that the ring's descriptor is registered with; 0: none
+    entry_way registered_{};
     const std::shared_ptr<uring_waker> waker_;
     wake_targets targets_;
     unsigned messages_queued_ = 0;
@@ -164,17 +170,20 @@ void uring::enable() {
 }
 
 void uring::register_ring() noexcept {
-    io_uring_register_ring_fd(&ring_); // saves a look-up per enter; not needed
+    if (io_uring_register_ring_fd(&ring_) != 1) return; // it saves a look-up per enter, and is not needed
     owner_ = this_thread_number();
+    registered_ = {ring_.int_flags, ring_.enter_ring_fd};
 }
 
 // A ring's descriptor is registered as an index in a table of the thread's own: on any other thread, and in a child, it
-// names nothing, or another ring. There the plain descriptor is used.
+// names nothing, or another ring. There the plain descriptor is used. On its own the index is, in the end too: the
+// table would keep the ring until the thread has ended.
 void uring::check_thread() noexcept {
-    if (owner_ == 0 || (owner_ == this_thread_number() && !process_.forked())) return;
-    ring_.int_flags = 0;
-    ring_.enter_ring_fd = ring_.ring_fd;
-    owner_ = 0;
+    if (owner_ == 0) return;
+    const bool here = owner_ == this_thread_number() && !process_.forked();
+    const entry_way way = here ? registered_ : entry_way{0, ring_.ring_fd};
+    ring_.int_flags = way.flags;
+    ring_.enter_ring_fd = way.descriptor;
 }
 
 file uring::attach(int descriptor) {

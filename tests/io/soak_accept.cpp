@@ -8,10 +8,9 @@
 #include <cotun/net/tcp.hpp>
 
 #include "../support/process.hpp"
-#include "../support/sanitizers.hpp"
-#include "../support/scale.hpp"
 #include "../support/scripted_stream.hpp"
 #include "../support/seed.hpp"
+#include "../support/soak.hpp"
 
 #include <catch2/catch_message.hpp>
 
@@ -56,7 +55,7 @@ public:
             break;
         case 9:
         case 10: answer_connect(); break;
-        case 11: half_a_pass(); break;
+        case 11: rig_.turn(); break;
         case 12: close_some(); break;
         case 13: rig_.kernel.advance(std::chrono::milliseconds(pick_(1200))); [[fallthrough]];
         default: rig_.settle();
@@ -81,12 +80,7 @@ public:
         for (auto& a : acceptors_) a.reset();
         close_all();
         listener_.reset();
-        rig_.settle();
-        CHECK(rig_.kernel.in_flight.empty());
-        CHECK(rig_.io.statistics().requests_in_flight == 0);
-        CHECK(rig_.io.statistics().strays == 0);
-        CHECK(rig_.io.statistics().timers == 1);
-        CHECK(rig_.free() == buffers);
+        check_nothing_left(rig_, buffers);
     }
 
     std::uint64_t total() const { return taken_ + connected_; }
@@ -103,12 +97,6 @@ private:
         listen_options o;
         o.local = endpoint::from_string("127.0.0.1:0");
         return std::make_unique<tcp_listener>(listen_tcp(r.io, o));
-    }
-
-    void half_a_pass() {
-        rig_.kernel.idle = [](ring::scripted& k) { k.wake(); };
-        rig_.io.core().turn();
-        rig_.kernel.idle = nullptr;
     }
 
     ring::scripted::request* find(kind what) {
@@ -202,16 +190,5 @@ private:
 } // namespace
 
 TEST_CASE("soak: every connection is taken once, and accepting goes on after every refusal", "[soak]") {
-    const unsigned steps = sanitized ? 5'000 : 50'000;
-    const auto files = ::test::open_files();
-    std::uint64_t total = 0;
-    const unsigned rounds = with_seeds(static_cast<unsigned>(scaled(20)), [&](std::uint64_t seed) {
-        INFO("COTUN_SEED=" << seed);
-        accept_soak s(seed);
-        for (unsigned n = 0; n < steps; ++n) s.step();
-        s.finish();
-        total += s.total();
-    });
-    CHECK(::test::open_files() == files);
-    CHECK(total > std::uint64_t{rounds} * steps / 100);
+    run_soak<accept_soak>(100);
 }

@@ -59,54 +59,40 @@ public:
     const std::string name;
 };
 
-// One end of a connection that the kernel of the test has made.
-class connection {
-public:
-    explicit connection(rig& r, read_mode mode) : socket(make(r, mode)) {}
-    unix_seqpacket socket;
+template <class Socket, class Connecting>
+task<> keep(Connecting connecting, std::optional<Socket>& into) {
+    Socket made = co_await std::move(connecting);
+    into.emplace(std::move(made));
+}
 
-private:
-    static task<> connect(reactor& io, read_mode mode, std::optional<unix_seqpacket>& into) {
-        unix_seqpacket made = co_await connect_unix_seqpacket(io, "@nobody", {.descriptors = 4, .read = mode});
-        into.emplace(std::move(made));
-    }
-    static unix_seqpacket make(rig& r, read_mode mode) {
-        std::optional<unix_seqpacket> made;
-        r.io.spawn(connect(r.io, mode, made));
-        r.settle();
-        const auto of_connect = [](const auto& q) { return q.what == ring::scripted::kind::connect; };
-        const auto request = std::find_if(r.kernel.in_flight.begin(), r.kernel.in_flight.end(), of_connect);
-        REQUIRE(request != r.kernel.in_flight.end());
-        r.kernel.complete(request->name, 0);
-        r.settle();
-        REQUIRE(made);
-        return std::move(*made);
-    }
+// Has the kernel of the test answer a connect; gives the connection.
+template <class Socket, class Connecting>
+Socket let_connect(rig& r, Connecting connecting) {
+    std::optional<Socket> made;
+    r.io.spawn(keep(std::move(connecting), made));
+    r.settle();
+    const auto of_connect = [](const auto& q) { return q.what == ring::scripted::kind::connect; };
+    const auto request = std::find_if(r.kernel.in_flight.begin(), r.kernel.in_flight.end(), of_connect);
+    REQUIRE(request != r.kernel.in_flight.end());
+    r.kernel.complete(request->name, 0);
+    r.settle();
+    REQUIRE(made);
+    return std::move(*made);
+}
+
+// One end of a connection that the kernel of the test has made.
+struct connection {
+    connection(rig& r, read_mode mode)
+        : socket(let_connect<unix_seqpacket>(
+              r, connect_unix_seqpacket(r.io, "@nobody", {.descriptors = 4, .read = mode}))) {}
+    unix_seqpacket socket;
 };
 
 // The same of a stream.
-class stream_connection {
-public:
-    explicit stream_connection(rig& r, unsigned descriptors = 4) : socket(make(r, descriptors)) {}
+struct stream_connection {
+    explicit stream_connection(rig& r, unsigned descriptors = 4)
+        : socket(let_connect<unix_stream>(r, connect_unix(r.io, "@nobody", {.descriptors = descriptors}))) {}
     unix_stream socket;
-
-private:
-    static task<> connect(reactor& io, unsigned descriptors, std::optional<unix_stream>& into) {
-        unix_stream made = co_await connect_unix(io, "@nobody", {.descriptors = descriptors});
-        into.emplace(std::move(made));
-    }
-    static unix_stream make(rig& r, unsigned descriptors) {
-        std::optional<unix_stream> made;
-        r.io.spawn(connect(r.io, descriptors, made));
-        r.settle();
-        const auto of_connect = [](const auto& q) { return q.what == ring::scripted::kind::connect; };
-        const auto request = std::find_if(r.kernel.in_flight.begin(), r.kernel.in_flight.end(), of_connect);
-        REQUIRE(request != r.kernel.in_flight.end());
-        r.kernel.complete(request->name, 0);
-        r.settle();
-        REQUIRE(made);
-        return std::move(*made);
-    }
 };
 
 } // namespace cotun::test

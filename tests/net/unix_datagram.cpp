@@ -292,7 +292,11 @@ TEST_CASE("unix datagrams: a cancelled wait loses nothing", "[unix][datagram]") 
     CHECK(before < 5000);
     CHECK(io->run(hear_count(s, before, true)));
     CHECK(io->run(say(*io, c, "next")) == 0);
-    CHECK(io->run(hear(s)) == "next from ");
+    std::string heard = io->run(hear(s));
+    // One that was accepted in the last pass, whose writer was destroyed before it could count it.
+    const std::string uncounted(reinterpret_cast<const char*>(&before), sizeof before);
+    if (heard == uncounted + " from ") heard = io->run(hear(s));
+    CHECK(heard == "next from ");
 }
 
 TEST_CASE("unix datagrams: closing with a full receiver gives up after its time", "[unix][datagram]") {

@@ -151,6 +151,27 @@ TEST_CASE("stream trouble: without a buffer, what has come stays with the kernel
     CHECK(::test::open_files() == files);
 }
 
+TEST_CASE("stream trouble: while one that has its message is not resumed yet, nobody polls for those behind it",
+          "[unix][descriptors]") {
+    stream_trouble r;
+    std::array<heard, 2> both;
+    for (heard& h : both) r.io.spawn(hear_one(r.ends.socket, h));
+    r.settle();
+    r.come("first", true);
+    r.come("second", false);
+    REQUIRE(r.polling() != nullptr);
+    r.kernel.complete(r.polling()->name, POLLIN);
+    r.kernel.idle = [](ring::scripted& k) { k.wake(); };
+    for (int i = 0; i < 5; ++i) r.io.core().turn(); // as a destructor that waits turns it: nobody is resumed
+    r.kernel.idle = nullptr;
+    CHECK(r.polling() == nullptr); // it would end at once, over and over
+    r.settle();
+    CHECK(both[0].text == "first");
+    CHECK(both[0].descriptors == 1);
+    if (!both[1].end.ended) r.tell();
+    CHECK(both[1].text == "second");
+}
+
 TEST_CASE("stream trouble: what recvmsg(2) refuses for the moment is tried again; what it refuses for good ends it",
           "[unix][descriptors]") {
     stream_trouble r;

@@ -175,6 +175,13 @@ public:
         kernel.idle = nullptr;
     }
 
+    /// Half of a pass: completions are told to their owners, and nobody is resumed.
+    void turn() {
+        kernel.idle = [](ring::scripted& k) { k.wake(); };
+        io.core().turn();
+        kernel.idle = nullptr;
+    }
+
     packet make(unsigned n, std::size_t size = sizeof(unsigned)) {
         packet p = io.try_allocate(size);
         REQUIRE(p);

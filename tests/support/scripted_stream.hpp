@@ -43,11 +43,6 @@ using kind = ring::scripted::kind;
 /// A rig whose reactor is turned pass by pass, without resuming anybody.
 struct stream_rig : rig {
     using rig::rig;
-    void turn() {
-        kernel.idle = [](ring::scripted& k) { k.wake(); };
-        io.core().turn();
-        kernel.idle = nullptr;
-    }
     /// A millisecond.
     void pass() {
         kernel.advance(std::chrono::milliseconds(1));

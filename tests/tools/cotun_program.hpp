@@ -25,11 +25,6 @@
 
 namespace test {
 
-inline std::string cotun_path() {
-    const char* const path = std::getenv("COTUN_PROGRAM");
-    return path != nullptr ? path : "tools/command/cotun"; // by hand, in the build directory
-}
-
 inline std::string quoted(const std::string& word) {
     std::string out = "'";
     for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
@@ -56,6 +51,23 @@ public:
 private:
     std::string path_;
 };
+
+/// The program, where everybody can run it: a copy, if a directory on the way is closed to others, as /root is.
+inline const std::string& cotun_path() {
+    namespace fs = std::filesystem;
+    static const temporary_directory copies;
+    static const std::string path = [] {
+        const char* const told = std::getenv("COTUN_PROGRAM");
+        const fs::path program = fs::absolute(told != nullptr ? told : "tools/command/cotun"); // by hand, in the build
+        for (fs::path way = program.parent_path(); way != way.root_path(); way = way.parent_path())
+            if ((fs::status(way).permissions() & fs::perms::others_exec) == fs::perms::none) {
+                fs::copy_file(program, copies / "cotun");
+                return copies / "cotun";
+            }
+        return program.string();
+    }();
+    return path;
+}
 
 /// How a command ended, and what it wrote to each of its streams.
 struct told {

@@ -41,9 +41,8 @@ constexpr const char* usage =
     "      --tap            TAP, for Ethernet frames; otherwise TUN, for IP packets\n"
     "      --address CIDR   an address, with its prefix length (else one host); again for more, up to 16\n"
     "      --mtu BYTES      68 to 65535\n"
-    "      --queues N       from 2 on: one that can have several queues. That N can be had is tried, before it is "
-    "made\n"
-    "                       persistent; the kernel keeps no number: programs attach as many as they like, up to 256\n"
+    "      --queues N       from 2 on: one that can have several queues. That N can be had at a time is tried; the\n"
+    "                       kernel keeps no number, and programs attach as many as they like, up to 256\n"
     "      --persist        it stays until it is deleted\n"
     "      --owner USER     who may attach to it without CAP_NET_ADMIN: a name or a number\n"
     "      --group GROUP    the same\n"
@@ -149,11 +148,11 @@ std::string name_of(const unique_fd& made) {
 }
 
 // That there can be so many at a time. They go again: a queue that nobody reads would swallow its share of the flows.
-void try_queues(const unique_fd& made, unsigned count) {
+void try_queues(const unique_fd& made, unsigned count, std::string_view clone_device) {
     std::vector<unique_fd> queues;
     for (unsigned n = 2; n <= count; ++n) {
         try {
-            queues.push_back(detail::open_another_queue(made.get(), "/dev/net/tun"));
+            queues.push_back(detail::open_another_queue(made.get(), clone_device));
         } catch (const std::system_error& refused) {
             throw std::system_error(refused.code().value(), std::generic_category(),
                                     fmt::format("queue {} of {}: {}", n, count, refused.what()));
@@ -179,7 +178,7 @@ int add(int argc, char** argv) {
     ::sigaddset(&ends, SIGTERM);
     ::sigprocmask(SIG_BLOCK, &ends, nullptr);
     const unique_fd made = given.tap ? make_tap(options) : make_tun(options);
-    if (given.queues > 1) try_queues(made, given.queues);
+    if (given.queues > 1) try_queues(made, given.queues, options.clone_device);
     if (given.persist && ::ioctl(made.get(), TUNSETPERSIST, 1UL) != 0)
         throw std::system_error(errno, std::generic_category(),
                                 "cotun: making the interface persistent (TUNSETPERSIST)");

@@ -84,8 +84,8 @@ enum class ring_mode {
 struct reactor_options {
     pool_options pool{};
     /// The most requests in flight (32 to 16384). At the bound, writes wait; a device or socket reserves two of the
-    /// quarter that is kept for reading and closing, a listener one. Four of them are the reactor's own where a power of
-    /// two is asked for (1024: 1020 are the program's), since the ring's queue has that many entries.
+    /// quarter that is kept for reading and closing, a listener one. Four of them are the reactor's own where a power
+    /// of two is asked for (1024: 1020 are the program's), since the ring's queue has that many entries.
     unsigned requests = 1024;
     /// The most timers: sleeps, timeouts and intervals that wait at the same time (1 to 2^30). Each is 16 bytes of the
     /// reactor's; all of them together are one deadline of the kernel entry. Beyond, the wait throws

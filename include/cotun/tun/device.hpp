@@ -25,15 +25,14 @@
 // over a Unix socket (net/unix.hpp) and is adopted there.
 //
 // Lifetime: the interface exists from open_tun() until close() of its last queue has returned, or the destructor, which
-// closes it synchronously (it waits for the kernel, a millisecond or some, and up to a second for packets
-// that were accepted); a persistent one stays. Operations that wait are ended with std::errc::operation_canceled; who
-// resumes from one may not use a handle that was destroyed meanwhile. Close or destroy it on the reactor's thread. One
-// that was moved from can only be destroyed or assigned to. `ip netns delete` does not end a device: its namespace
-// lives on with it. Thread: the reactor's. Errors: std::system_error that says what was refused and what to do about
-// it; nothing is left behind by a failed open. A device deleted from outside ends its reads and writes with EBADFD,
-// which cotun::is_final() knows; one that is set down keeps its readers waiting and fails writes with EIO, until it is
-// up again. Kernel: Documentation/networking/tuntap.rst. Needs /dev/net/tun, and CAP_NET_ADMIN in the network
-// namespace.
+// closes it synchronously (it waits for the kernel, some milliseconds, and up to a second for packets that were
+// accepted); a persistent one stays. Operations that wait are ended with std::errc::operation_canceled; who resumes
+// from one may not use a handle that was destroyed meanwhile. Close or destroy it on the reactor's thread. One that was
+// moved from can only be destroyed or assigned to. `ip netns delete` does not end a device: its namespace lives on with
+// it. Thread: the reactor's. Errors: std::system_error that says what was refused and what to do about it; nothing is
+// left behind by a failed open. A device deleted from outside ends its reads and writes with EBADFD, which
+// cotun::is_final() knows; one that is set down keeps its readers waiting and fails writes with EIO, until it is up
+// again. Kernel: Documentation/networking/tuntap.rst. Needs /dev/net/tun, and CAP_NET_ADMIN in the network namespace.
 #pragma once
 
 #include <cotun/coro/task.hpp>
