@@ -37,7 +37,8 @@ void outbox::accept(packet_slot* slot) noexcept {
 
 void outbox::submit() {
     if (settling_) return;
-    if (refused_ != 0) return submit_refused();
+    if (refused_ != 0) submit_refused();
+    if (refused_ != 0) return;
     while (submitted_ != accepted_ && failure_ == 0) {
         packet_slot& slot = *at(submitted_).slot;
         if (!admits(slot)) break;
@@ -62,33 +63,42 @@ ring::token outbox::submit_first() {
     return e.request;
 }
 
-// The slot of the request that has just ended is free for this one.
 ring::token outbox::submit_again(std::size_t place) {
     entry& e = entries_[place];
     e.request = core_->begin(*this, static_cast<std::uint32_t>(place));
-    if (e.request == 0) return 0;
-    ++in_flight_;
-    if (!e.refused) ++tried_;
+    if (e.request == 0)
+        core_->await_room(*this);
+    else
+        ++in_flight_;
     return e.request;
 }
 
 void outbox::refuse_for_now(entry& e) noexcept {
+    e.request = 0;
+    if (e.refused) return;
     if (refused_ == 0) misjudged();
     e.refused = true;
-    e.request = 0;
     ++refused_;
 }
 
-// The first of them, unless it is with the kernel already.
+// The first of them, unless it is with the kernel already; and further ones, as long as they are over at once.
 void outbox::submit_refused() {
-    std::uint64_t first = done_;
-    while (!at(first).refused || at(first).slot == nullptr) ++first;
-    entry& e = at(first);
-    if (e.request != 0) return;
-    const std::size_t place = first & mask_;
+    for (std::uint64_t place = done_; refused_ != 0; ++place) {
+        entry& e = at(place);
+        if (!e.refused || e.slot == nullptr) continue;
+        std::int32_t result = 0;
+        if (e.request != 0 || go_again(place & mask_, *e.slot, result)) return;
+        --refused_;
+        left(e.size);
+        finish(e, result);
+    }
+    leave_behind();
+}
+
+bool outbox::go_again(std::size_t place, packet_slot& slot, std::int32_t&) {
     const ring::token request = submit_again(place);
-    if (request == 0) return core_->await_room(*this);
-    transmit_waiting(request, place, *e.slot);
+    if (request != 0) transmit_waiting(request, place, slot);
+    return true;
 }
 
 // Whether anything here goes on when a write has ended; else the driver may keep that to itself until something else
@@ -110,24 +120,30 @@ void outbox::wait(flush_waiter& w) noexcept {
 void outbox::retry() {
     submit();
     admit_waiters();
+    wake_flushers();
+    if (closed_) port_->progress();
 }
 
 void outbox::on_completion(std::uint32_t place, const ring::completion& done) {
     entry& e = entries_[place];
     --in_flight_;
     if (!e.refused) --tried_;
-    settling_ = tries_ && tried_ != 0;
-    const bool no_room = done.result == -EAGAIN && tries_ && !e.refused;
-    if (no_room && failure_ == 0) {
+    std::int32_t result = done.result;
+    const bool again = is_to_go_again(e, result);
+    if (again && failure_ == 0) {
         refuse_for_now(e);
     } else {
-        std::int32_t result = no_room ? -ECANCELED : done.result; // given up with all others
-        if (e.slot->has_offload && failure_ == 0 && goes_on(place, *e.slot, result)) return;
         refused_ -= e.refused;
         left(e.size);
-        finish(e, result);
+        finish(e, again ? -ECANCELED : result); // given up with all others
     }
+    settling_ = tried_ != 0 && (tries_ || refused_ != 0);
     advance();
+}
+
+bool outbox::is_to_go_again(entry& e, std::int32_t& result) {
+    if (result == -EAGAIN && tries_ && !e.refused) return true;
+    return e.slot->has_offload && goes_again(*e.slot, result);
 }
 
 void outbox::written_first(std::int32_t result) { finish(at(submitted_++), result); }

@@ -13,6 +13,10 @@
 // is known what became of each. Those that found no room after all are refused, and go out again one after the other,
 // in order, each waiting with the kernel, before any other: the kernel would wake several in an order of its own.
 //
+// Packets that go in several steps, or that were refused and go in another way, stand in the same line: the derived
+// class says so of a request that has ended (goes_again()), and takes the next step when it is the packet's turn
+// (go_again()). Nothing behind it is submitted before it is over.
+//
 // A derived class may do without requests: it overrides submit(), writes what first_unwritten() and those behind it
 // are, in order, and says written_first() of each, then advance().
 #pragma once
@@ -88,8 +92,11 @@ protected:
     /// A packet of that size is no longer in flight.
     virtual void left(std::size_t) noexcept {}
     /// A request of a packet with an offload state has ended with `result`. True: that was not the last of it, and
-    /// another is under way. False: it is over, with `result`, which this may change.
-    virtual bool goes_on(std::size_t, packet_slot&, std::int32_t&) { return false; }
+    /// go_again() will be called. False: it is over, with `result`, which this may change.
+    virtual bool goes_again(packet_slot&, std::int32_t&) { return false; }
+    /// It is the turn of a packet that goes again. True: it is under way, or waits for a request. False: it is over,
+    /// with `result`.
+    virtual bool go_again(std::size_t place, packet_slot& slot, std::int32_t& result);
     /// What the kernel's error means for this descriptor, where it is another than elsewhere.
     virtual int meaning_of(int error) const noexcept { return error; }
     /// Asks for the end of the derived class's own requests.
@@ -118,7 +125,7 @@ protected:
     /// The first of them is with the kernel from now on, by this request. 0: there is none left; retry() will be
     /// called.
     ring::token submit_first();
-    /// The packet at `place`, of which a request has just ended, is with the kernel again.
+    /// The packet at `place`, which goes again, is with the kernel from now on. 0: as above.
     ring::token submit_again(std::size_t place);
     /// What a write of the whole packet would have answered.
     std::int32_t whole(const packet_slot& slot) const noexcept {
@@ -127,6 +134,8 @@ protected:
     /// What is written from now on is refused; those that wait are not.
     void refuse(int error) noexcept { refusal_ = error; }
     bool is_closed() const noexcept { return closed_; }
+    /// Some have been with the kernel, and are to go again.
+    bool has_refused() const noexcept { return refused_ != 0; }
     bool has_waiters() const noexcept { return !waiters_.empty(); }
 
     reactor_core& core() noexcept { return *core_; }
@@ -140,11 +149,12 @@ private:
         packet_slot* slot = nullptr; // nullptr: done
         ring::token request = 0;
         std::uint32_t size = 0;
-        bool refused = false; // there was no room
+        bool refused = false; // it goes again
     };
 
     entry& at(std::uint64_t sequence) noexcept { return entries_[sequence & mask_]; }
     void accept(packet_slot* slot) noexcept;
+    bool is_to_go_again(entry& e, std::int32_t& result);
     void refuse_for_now(entry& e) noexcept;
     void submit_refused();
     void drop_refused() noexcept;

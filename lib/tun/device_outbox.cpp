@@ -26,53 +26,91 @@ std::uint16_t protocol_of(const packet_slot& slot) noexcept {
 
 std::span<std::byte> bytes_of(packet_slot& slot) noexcept { return {slot.base + slot.offset, slot.size}; }
 
+bool* of_type(superpacket_kinds& kinds, segment_type type) noexcept {
+    switch (type) {
+    case segment_type::none: break;
+    case segment_type::tcp4: return &kinds.tcp4;
+    case segment_type::tcp6: return &kinds.tcp6;
+    case segment_type::udp4:
+    case segment_type::udp6: return &kinds.udp;
+    }
+    return nullptr;
+}
+
+// A packet that is no superpacket is of every kind.
+bool among(superpacket_kinds kinds, const offload_state& state) noexcept {
+    if (!state.is_superpacket()) return true;
+    const bool* const of = of_type(kinds, state.type);
+    return of != nullptr && *of && (!state.ecn || kinds.ecn);
+}
+
 } // namespace
 
 device_outbox::device_outbox(device_port& port, reactor_core& core, front_shape shape, bool bounded,
                              superpacket_kinds whole)
-    : outbox(port, core), device_(port), shape_(shape), bounded_(bounded), whole_(whole) {
+    : outbox(port, core), device_(port), shape_(shape), bounded_(bounded), alone_(bounded), whole_(whole) {
     prefix_ = static_cast<unsigned>(shape.size());
+    if (prefix_ != 0) fronts_ = std::make_unique<in_pieces[]>(usual_window);
     if (!shape.virtio) whole_ = superpacket_kinds::none();
 }
 
-bool device_outbox::goes_whole(const offload_state& state) const noexcept {
-    if (state.ecn && !whole_.ecn) return false;
-    switch (state.type) {
-    case segment_type::none: return true;
-    case segment_type::tcp4: return whole_.tcp4;
-    case segment_type::tcp6: return whole_.tcp6;
-    case segment_type::udp4:
-    case segment_type::udp6: return whole_.udp;
-    }
-    return false;
-}
-
 bool device_outbox::is_cut(const packet_slot& slot) const noexcept {
-    return slot.has_offload && !goes_whole(device_.core().pool().offload_of(slot));
+    return slot.has_offload && !among(whole_, device_.core().pool().offload_of(slot));
 }
 
 // --- whole packets -------------------------------------------------------------------------------------------------
 
-bool device_outbox::admits(const packet_slot& slot) { return (!bounded_ || in_flight_ == 0) && !is_cut(slot); }
+// The end of what is under way brings us back.
+bool device_outbox::admits(const packet_slot& slot) {
+    if (alone_) {
+        if (in_flight_ != 0) return false;
+        alone_ = bounded_;
+    }
+    return !slot.has_offload || admits_offload(slot);
+}
 
-void device_outbox::transmit(ring::token request, std::size_t, packet_slot& slot) {
+bool device_outbox::admits_offload(const packet_slot& slot) {
+    const offload_state state = core().pool().offload_of(slot);
+    if (!among(whole_, state)) return false;
+    if (among(proven_, state)) return true;
+    if (in_flight_ != 0) return false;
+    alone_ = true;
+    return true;
+}
+
+void device_outbox::transmit(ring::token request, std::size_t place, packet_slot& slot) {
     if (prefix_ == 0 && !slot.has_offload)
         return core().driver().write(request, port().file(), {slot.base + slot.offset, slot.size});
     offload_state state = core().pool().offload_of(slot);
     if (state.needs_checksum && !shape_.virtio) static_cast<void>(complete_checksum(bytes_of(slot), state));
-    if (slot.offset < prefix_) make_room_in_front(slot);
-    if (slot.offset < prefix_) return core().driver().write(request, port().file(), {slot.base, 0});
+    if (slot.offset < prefix_) return transmit_with_front(request, place, slot, state);
     std::byte* const front = slot.base + slot.offset - prefix_;
     put_front(front, slot, state);
     core().driver().write(request, port().file(), {front, slot.size + prefix_});
 }
 
-// The packet's own buffer has room for it, unless the program has used that up; then the packet is moved, or, where it
-// fills the buffer, refused as the kernel refuses what is too short.
-void device_outbox::make_room_in_front(packet_slot& slot) noexcept {
-    if (slot.size + prefix_ > slot.capacity) return;
+// The packet's own buffer has room for it, unless the program has used that up, or the buffer is shared. Of packet
+// information alone: the packet is moved, or, where it fills the buffer, refused as the kernel refuses what is too
+// short.
+void device_outbox::transmit_with_front(ring::token request, std::size_t place, packet_slot& slot,
+                                        const offload_state& state) {
+    if (shape_.virtio || core().pool().is_view(slot))
+        return core().driver().write_gathered(request, port().file(),
+                                              gather(fronts_[place], slot, bytes_of(slot), state));
+    if (slot.size + prefix_ > slot.capacity) return core().driver().write(request, port().file(), {slot.base, 0});
     std::memmove(slot.base + prefix_, slot.base + slot.offset, slot.size);
     slot.offset = prefix_;
+    put_front(slot.base, slot, state);
+    core().driver().write(request, port().file(), {slot.base, slot.size + prefix_});
+}
+
+const std::array<iovec, 2>& device_outbox::gather(in_pieces& into, const packet_slot& slot,
+                                                  std::span<const std::byte> packet,
+                                                  const offload_state& state) const noexcept {
+    put_front(into.front.data(), slot, state);
+    into.pieces[0] = {into.front.data(), prefix_};
+    into.pieces[1] = {const_cast<std::byte*>(packet.data()), packet.size()};
+    return into.pieces;
 }
 
 void device_outbox::put_front(std::byte* to, const packet_slot& slot, const offload_state& state) const noexcept {
@@ -90,7 +128,7 @@ void device_outbox::put_front(std::byte* to, const packet_slot& slot, const offl
 
 void device_outbox::submit() {
     outbox::submit();
-    while (unwritten() > 0 && failure() == 0 && in_flight_ == 0 && is_cut(unwritten(0))) {
+    while (unwritten() > 0 && failure() == 0 && in_flight_ == 0 && !has_refused() && is_cut(unwritten(0))) {
         std::int32_t result = 0;
         if (cut(first_place(), unwritten(0), result)) return;
         written_first(result);
@@ -106,53 +144,64 @@ bool device_outbox::cutting::fits(std::size_t needed) noexcept {
     return bytes != nullptr;
 }
 
-// True: a segment waits, for room in the device or for a request, and the packet is not over.
+// Goes on where it stopped. True: a segment waits, for room in the device or for a request, and the packet is not over.
 bool device_outbox::cut(std::size_t place, packet_slot& slot, std::int32_t& result) {
     const std::span<const std::byte> packet = bytes_of(slot);
     const offload::segmenter plan =
         offload::segments(packet, core().pool().offload_of(slot), network_offset(shape_, packet));
-    int error = plan ? cutting_.error : EINVAL;
+    int error = plan ? 0 : EINVAL;
     if (error == 0 && !cutting_.fits(plan.header_size() + plan.payload_size())) error = ENOMEM;
+    cutting_.count = plan.size();
     for (; error == 0 && cutting_.next < plan.size(); ++cutting_.next) {
         const std::span<const std::byte> segment = plan[cutting_.next].write(cutting_.memory());
-        put_front(cutting_.front.data(), slot, offload_state());
-        cutting_.pieces[0] = {cutting_.front.data(), prefix_};
-        cutting_.pieces[1] = {const_cast<std::byte*>(segment.data()), segment.size()};
-        const ssize_t written = core().driver().write_now(port().file(), cutting_.pieces);
+        const std::span<const iovec> pieces = gather(cutting_.written, slot, segment, offload_state());
+        const ssize_t written = core().driver().write_now(port().file(), pieces);
         if (written == -EAGAIN) {
             wait_for_room(place, slot);
             return true;
         }
         if (written < 0) error = static_cast<int>(-written);
     }
-    if (error == 0) ++statistics_.segmented;
-    result = error != 0 ? -error : whole(slot);
-    cutting_.next = 0;
-    cutting_.error = 0;
+    result = end_cutting(slot, error);
     return false;
 }
 
-// The device's send buffer is full: the ring waits for it. Such a device has one request under way.
+// The device's send buffer is full: the ring waits for it, and nothing else is under way meanwhile.
 void device_outbox::wait_for_room(std::size_t place, const packet_slot& slot) {
     const bool first = unwritten() > 0 && &unwritten(0) == &slot;
     const ring::token request = first ? submit_first() : submit_again(place);
     if (request == 0) return; // retry()
+    alone_ = true;
     cutting_.waits = true;
-    core().driver().write_gathered(request, port().file(), cutting_.pieces);
+    core().driver().write_gathered(request, port().file(), cutting_.written.pieces);
 }
 
-bool device_outbox::goes_on(std::size_t place, packet_slot& slot, std::int32_t& result) {
+std::int32_t device_outbox::end_cutting(const packet_slot& slot, int error) noexcept {
+    cutting_.next = 0;
+    if (error != 0) return -error;
+    ++statistics_.segmented;
+    return whole(slot);
+}
+
+// The result of the last, and of one that fails, is the packet's.
+bool device_outbox::segment_ended(const packet_slot& slot, std::int32_t& result) noexcept {
+    if (result >= 0 && ++cutting_.next < cutting_.count) return true;
+    result = end_cutting(slot, result < 0 ? -result : 0);
+    return false;
+}
+
+bool device_outbox::goes_again(packet_slot& slot, std::int32_t& result) {
+    if (std::exchange(cutting_.waits, false)) return segment_ended(slot, result);
     const offload_state state = core().pool().offload_of(slot);
     if (!state.is_superpacket()) return false;
-    if (std::exchange(cutting_.waits, false)) {
-        cutting_.error = result < 0 ? -result : 0;
-        ++cutting_.next;
-    } else {
-        if (result >= 0) ++statistics_.superpackets;
-        if (result != -EINVAL || !is_sound(slot, state)) return false;
-        if (goes_whole(state)) switch_off(state);
+    if (result >= 0) {
+        ++statistics_.superpackets;
+        *of_type(proven_, state.type) = true;
+        proven_.ecn = proven_.ecn || state.ecn;
     }
-    return cut(place, slot, result);
+    if (result != -EINVAL || !is_sound(slot, state)) return false;
+    if (among(whole_, state) && failure() == 0) switch_off(state);
+    return true;
 }
 
 // Whether the kernel had no reason to refuse it.
@@ -164,17 +213,7 @@ bool device_outbox::is_sound(packet_slot& slot, const offload_state& state) cons
 // Several of them may be under way when the first is refused.
 void device_outbox::switch_off(const offload_state& refused) {
     ++statistics_.offload_refused;
-    if (refused.ecn && whole_.ecn) {
-        whole_.ecn = false;
-    } else {
-        switch (refused.type) {
-        case segment_type::none: break;
-        case segment_type::tcp4: whole_.tcp4 = false; break;
-        case segment_type::tcp6: whole_.tcp6 = false; break;
-        case segment_type::udp4:
-        case segment_type::udp6: whole_.udp = false; break;
-        }
-    }
+    (refused.ecn ? whole_.ecn : *of_type(whole_, refused.type)) = false;
     device_.on_offload_refused();
 }
 

@@ -7,7 +7,8 @@
 // the next is made. They keep their place among the others, so this waits until no write is under way.
 //
 // A kernel that refuses a superpacket as invalid (EINVAL: some releases do) gets the same one as segments, and further
-// ones of its kind, too.
+// ones of its kind, too. The first of a kind goes alone, so that nothing overtakes it if it is refused. Should the
+// kernel take one and refuse a later one, then those that were under way with that are in front of its segments.
 #pragma once
 
 #include "io/outbox.hpp"
@@ -33,13 +34,18 @@ public:
     const superpacket_kinds& written_whole() const noexcept { return whole_; }
 
 private:
+    // A packet that is written together with what stands in front of it, which has no room in its buffer.
+    struct in_pieces {
+        std::array<std::byte, longest_front> front{};
+        std::array<iovec, 2> pieces{};
+    };
+
     // A superpacket that is being cut.
     struct cutting {
         std::size_t next = 0; // segment
-        int error = 0;
+        std::size_t count = 0;
         bool waits = false; // the segment, for room in the device
-        std::array<std::byte, longest_front> front{};
-        std::array<iovec, 2> pieces{};
+        in_pieces written{};
         std::unique_ptr<std::byte[]> bytes{}; // of a segment
         std::size_t size = 0;                 // of the memory
 
@@ -50,15 +56,23 @@ private:
 
     void transmit(ring::token request, std::size_t place, packet_slot& slot) override;
     bool admits(const packet_slot& slot) override;
-    bool goes_on(std::size_t place, packet_slot& slot, std::int32_t& result) override;
+    bool goes_again(packet_slot& slot, std::int32_t& result) override;
+    bool go_again(std::size_t place, packet_slot& slot, std::int32_t& result) override {
+        return cut(place, slot, result);
+    }
     void submit() override;
 
-    bool goes_whole(const offload::offload_state& state) const noexcept;
+    bool admits_offload(const packet_slot& slot);
     bool is_cut(const packet_slot& slot) const noexcept;
-    void make_room_in_front(packet_slot& slot) noexcept;
+    void transmit_with_front(ring::token request, std::size_t place, packet_slot& slot,
+                             const offload::offload_state& state);
+    const std::array<iovec, 2>& gather(in_pieces& into, const packet_slot& slot, std::span<const std::byte> packet,
+                                       const offload::offload_state& state) const noexcept;
     void put_front(std::byte* to, const packet_slot& slot, const offload::offload_state& state) const noexcept;
     bool cut(std::size_t place, packet_slot& slot, std::int32_t& result);
     void wait_for_room(std::size_t place, const packet_slot& slot);
+    std::int32_t end_cutting(const packet_slot& slot, int error) noexcept;
+    bool segment_ended(const packet_slot& slot, std::int32_t& result) noexcept;
     bool is_sound(packet_slot& slot, const offload::offload_state& state) const noexcept;
     void switch_off(const offload::offload_state& refused);
 
@@ -67,8 +81,11 @@ private:
     // A write to a TUN device never waits, unless its send buffer was given a bound: then a later one could overtake
     // one that does.
     const bool bounded_;
+    bool alone_; // what is submitted next waits until nothing is under way
     superpacket_kinds whole_;
+    superpacket_kinds proven_ = superpacket_kinds::none(); // the kernel has taken one
     cutting cutting_;
+    std::unique_ptr<in_pieces[]> fronts_; // one for each place in the window, if anything stands in front of packets
 };
 
 } // namespace cotun::detail
