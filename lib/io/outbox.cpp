@@ -31,6 +31,7 @@ void outbox::accept(packet_slot* slot) noexcept {
     e.slot = slot;
     e.size = slot->size;
     e.request = 0;
+    e.next = nowhere;
     e.refused = false;
     if (submitted_ + 1 == accepted_) submit();
 }
@@ -39,15 +40,18 @@ void outbox::submit() {
     if (settling_) return;
     if (refused_ != 0) submit_refused();
     if (refused_ != 0) return;
-    while (submitted_ != accepted_ && failure_ == 0) {
-        packet_slot& slot = *at(submitted_).slot;
-        if (!admits(slot)) break;
-        const std::size_t place = first_place();
-        const ring::token request = submit_first();
-        if (request == 0) break;
-        transmit(request, place, slot);
-    }
+    while (submitted_ != accepted_ && failure_ == 0 && submit_next()) {}
     if (awaited()) core_->driver().report_sends();
+}
+
+bool outbox::submit_next() {
+    packet_slot& slot = *at(submitted_).slot;
+    if (!admits(slot)) return false;
+    const std::size_t place = first_place();
+    const ring::token request = submit_first();
+    if (request == 0) return false;
+    transmit(request, place, slot);
+    return true;
 }
 
 ring::token outbox::submit_first() {
@@ -61,6 +65,19 @@ ring::token outbox::submit_first() {
     ++tried_;
     ++submitted_;
     return e.request;
+}
+
+ring::token outbox::submit_several(std::size_t batch, std::span<const std::uint32_t> indices) noexcept {
+    const std::uint64_t first = submitted_ - batch;
+    const std::size_t place = (first + indices.front()) & mask_;
+    const ring::token request = core_->begin(*this, static_cast<std::uint32_t>(place));
+    assert(request != 0);
+    ++in_flight_;
+    ++tried_;
+    at(first + indices.front()).request = request;
+    for (std::size_t i = 1; i < indices.size(); ++i)
+        at(first + indices[i - 1]).next = static_cast<std::uint16_t>((first + indices[i]) & mask_);
+    return request;
 }
 
 ring::token outbox::submit_again(std::size_t place) {
@@ -89,8 +106,7 @@ void outbox::submit_refused() {
         std::int32_t result = 0;
         if (e.request != 0 || go_again(place & mask_, *e.slot, result)) return;
         --refused_;
-        left(e.size);
-        finish(e, result);
+        finish(place & mask_, result);
     }
     leave_behind();
 }
@@ -119,26 +135,55 @@ void outbox::wait(flush_waiter& w) noexcept {
 
 void outbox::retry() {
     submit();
+    go_on();
+}
+
+void outbox::go_on() {
     admit_waiters();
     wake_flushers();
     if (closed_) port_->progress();
 }
 
 void outbox::on_completion(std::uint32_t place, const ring::completion& done) {
-    entry& e = entries_[place];
     --in_flight_;
-    if (!e.refused) --tried_;
-    std::int32_t result = done.result;
-    const bool again = is_to_go_again(e, result);
-    if (again && failure_ == 0) {
-        refuse_for_now(e);
-    } else {
-        refused_ -= e.refused;
-        left(e.size);
-        finish(e, again ? -ECANCELED : result); // given up with all others
-    }
+    if (!entries_[place].refused) --tried_;
+    if (entries_[place].next == nowhere)
+        end_one(place, done.result);
+    else
+        end_several(place, done.result);
     settling_ = tried_ != 0 && (tries_ || refused_ != 0);
     advance();
+}
+
+void outbox::end_one(std::size_t place, std::int32_t result) {
+    entry& e = entries_[place];
+    const bool again = is_to_go_again(e, result);
+    if (again && failure_ == 0) return refuse_for_now(e);
+    refused_ -= e.refused;
+    finish(place, again ? -ECANCELED : result); // given up with all others
+}
+
+void outbox::end_several(std::size_t first, std::int32_t result) {
+    std::size_t count = 0;
+    for (std::size_t place = first; place != nowhere; place = entries_[place].next) ++count;
+    std::size_t over = count;
+    if (result >= 0)
+        went_together(first);
+    else if (failure_ == 0 && !is_final(-result))
+        over = result == -EAGAIN && tries_ ? 0 : fail_together(first, count, -result);
+    else if (result == -EAGAIN)
+        result = -ECANCELED; // given up with all others
+    for (std::size_t place = first; place != nowhere;) {
+        entry& e = entries_[place];
+        const std::size_t next = std::exchange(e.next, nowhere);
+        if (over == 0) {
+            refuse_for_now(e);
+        } else {
+            --over;
+            finish(place, result < 0 ? result : whole(*e.slot));
+        }
+        place = next;
+    }
 }
 
 bool outbox::is_to_go_again(entry& e, std::int32_t& result) {
@@ -146,9 +191,11 @@ bool outbox::is_to_go_again(entry& e, std::int32_t& result) {
     return e.slot->has_offload && goes_again(*e.slot, result);
 }
 
-void outbox::written_first(std::int32_t result) { finish(at(submitted_++), result); }
+void outbox::written_first(std::int32_t result) { finish(submitted_++ & mask_, result); }
 
-void outbox::finish(entry& e, std::int32_t result) {
+void outbox::finish(std::size_t place, std::int32_t result) {
+    entry& e = entries_[place];
+    left(place);
     core_->pool().give(std::exchange(e.slot, nullptr));
     e.request = 0;
     if (result < 0) {
@@ -241,7 +288,7 @@ void outbox::drop_refused() noexcept {
     for (std::uint64_t place = done_; refused_ != 0 && place != submitted_; ++place) {
         entry& e = at(place);
         if (!e.refused || e.slot == nullptr || e.request != 0) continue;
-        left(e.size);
+        left(place & mask_);
         dropped(*e.slot);
         core_->pool().give(std::exchange(e.slot, nullptr));
         ++statistics_.dropped;

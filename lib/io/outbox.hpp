@@ -17,6 +17,10 @@
 // class says so of a request that has ended (goes_again()), and takes the next step when it is the packet's turn
 // (go_again()). Nothing behind it is submitted before it is over.
 //
+// Several packets may go with one request: those that a derived class has put together (submit_several()), which need
+// not stand one behind the other. What becomes of the request becomes of each; or, where it was refused for what they are
+// together, each goes again by itself (fail_together()).
+//
 // A derived class may do without requests: it overrides submit(), writes what first_unwritten() and those behind it
 // are, in order, and says written_first() of each, then advance().
 #pragma once
@@ -33,6 +37,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <span>
 
 namespace cotun::detail {
 
@@ -89,8 +94,13 @@ protected:
     /// Whether the descriptor takes this packet without waiting. If not, the derived class sees to it that retry() is
     /// called, at the latest when nothing is in flight any more.
     virtual bool admits(const packet_slot& slot) = 0;
-    /// A packet of that size is no longer in flight.
+    /// The packet at `place` is no longer in flight.
     virtual void left(std::size_t) noexcept {}
+    /// A request of several packets, the first of them at `place`, has failed with `error`. How many of them have
+    /// failed so, from the first on; the others go again, one by one.
+    virtual std::size_t fail_together(std::size_t, std::size_t count, int) { return count; }
+    /// A request of several packets has ended well.
+    virtual void went_together(std::size_t) noexcept {}
     /// A request of a packet with an offload state has ended with `result`. True: that was not the last of it, and
     /// go_again() will be called. False: it is over, with `result`, which this may change.
     virtual bool goes_again(packet_slot&, std::int32_t&) { return false; }
@@ -103,6 +113,8 @@ protected:
     virtual void cancel_own() noexcept {}
     /// Hands over what is accepted and not submitted, as far as there is room.
     virtual void submit();
+    /// The next packet of that, or several. False: none can go now.
+    virtual bool submit_next();
     /// Nothing more will be accepted: called before that holds.
     virtual void closing() {}
     /// A packet was accepted, and is given up unwritten.
@@ -116,7 +128,8 @@ protected:
     void written_first(std::int32_t result);
     /// Leaves behind what is over, and goes on with what has waited for that.
     void advance();
-    /// The same without going on.
+    /// Those who wait go on, where something is over or there is room again.
+    void go_on();
     void leave_behind() noexcept {
         while (done_ != submitted_ && at(done_).slot == nullptr) ++done_;
     }
@@ -125,6 +138,16 @@ protected:
     /// The first of them is with the kernel from now on, by this request. 0: there is none left; retry() will be
     /// called.
     ring::token submit_first();
+    /// The first `count` of them, which are not empty-handed, are with the kernel from now on: submit_several() says
+    /// with which requests, and is called for each of them once. There must be room for as many requests.
+    void submit_batch(std::size_t count) noexcept { submitted_ += count; }
+    /// A request for those of the last batch of `batch` that `indices` name, in ascending order.
+    ring::token submit_several(std::size_t batch, std::span<const std::uint32_t> indices) noexcept;
+    std::size_t place_of(std::size_t unwritten_index) const noexcept { return (submitted_ + unwritten_index) & mask_; }
+    packet_slot& in_window(std::size_t place) noexcept { return *entries_[place].slot; }
+    /// The place of the packet behind that at `place` with the same request; nowhere: it is the last.
+    static constexpr std::uint16_t nowhere = 0xffff;
+    std::uint16_t next_with(std::size_t place) const noexcept { return entries_[place].next; }
     /// The packet at `place`, which goes again, is with the kernel from now on. 0: as above.
     ring::token submit_again(std::size_t place);
     /// What a write of the whole packet would have answered.
@@ -149,16 +172,19 @@ private:
         packet_slot* slot = nullptr; // nullptr: done
         ring::token request = 0;
         std::uint32_t size = 0;
-        bool refused = false; // it goes again
+        std::uint16_t next = nowhere; // the place of another that went with the same request
+        bool refused = false;         // it goes again
     };
 
     entry& at(std::uint64_t sequence) noexcept { return entries_[sequence & mask_]; }
     void accept(packet_slot* slot) noexcept;
     bool is_to_go_again(entry& e, std::int32_t& result);
     void refuse_for_now(entry& e) noexcept;
+    void end_one(std::size_t place, std::int32_t result);
+    void end_several(std::size_t place, std::int32_t result);
     void submit_refused();
     void drop_refused() noexcept;
-    void finish(entry& e, std::int32_t result);
+    void finish(std::size_t place, std::int32_t result);
     void count(int error);
     void fail(int error);
     void drop_unsubmitted() noexcept;

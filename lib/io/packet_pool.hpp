@@ -29,6 +29,8 @@ struct alignas(32) ancillary {
     std::uint8_t fields = 0;
     std::uint8_t ttl = 0;
     std::uint8_t tos = 0;
+
+    friend bool operator==(const ancillary&, const ancillary&) noexcept = default;
 };
 static_assert(sizeof(ancillary) == 32);
 

@@ -110,6 +110,8 @@ public:
     /// read and the one poll that each device or socket may have in flight, and the accept of each listener. For those
     /// there is always room.
     ring::token begin(ring::request_owner& owner, std::uint32_t cookie, bool reserved = false) noexcept;
+    /// How many tokens begin() would give, beside the reserved ones.
+    unsigned requests_left() const noexcept;
     /// The receive of a stream, for which a place is kept (reserve_requests()); 0 where requests that were begun before
     /// that have it still. It takes none of what is set aside.
     ring::token begin_receive(ring::request_owner& owner) noexcept;

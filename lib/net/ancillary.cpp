@@ -121,9 +121,14 @@ void send_control::add(int level, int type, const Value& value) noexcept {
     size_ += CMSG_SPACE(sizeof value);
 }
 
-void send_control::write(const ancillary& from) noexcept {
+void send_control::clear() noexcept {
     size_ = 0;
     bytes_.fill(std::byte{}); // what lies between the messages
+}
+
+void send_control::add_segment_size(std::uint16_t bytes) noexcept { add(IPPROTO_UDP, UDP_SEGMENT, bytes); }
+
+void send_control::write(const ancillary& from) noexcept {
     if (from.is_v6)
         write_v6(from);
     else

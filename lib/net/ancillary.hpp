@@ -37,7 +37,10 @@ bool read_control(std::span<const std::byte> control, ancillary& into) noexcept;
 /// The messages that go out with one datagram.
 class send_control {
 public:
+    void clear() noexcept;
     void write(const ancillary& from) noexcept;
+    /// The datagram is several, of that many bytes each but for the last (UDP_SEGMENT).
+    void add_segment_size(std::uint16_t bytes) noexcept;
     std::byte* data() noexcept { return bytes_.data(); }
     std::size_t size() const noexcept { return size_; }
 
@@ -47,7 +50,9 @@ private:
     void write_v4(const ancillary& from) noexcept;
     void write_v6(const ancillary& from) noexcept;
 
-    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(in6_pktinfo)) + 2 * CMSG_SPACE(sizeof(int))> bytes_;
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(in6_pktinfo)) + 2 * CMSG_SPACE(sizeof(int)) +
+                                               CMSG_SPACE(sizeof(std::uint16_t))>
+        bytes_;
     std::size_t size_ = 0;
 };
 
