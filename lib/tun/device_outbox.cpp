@@ -155,6 +155,7 @@ bool device_outbox::cut(std::size_t place, packet_slot& slot, std::int32_t& resu
     const offload::segmenter plan =
         offload::segments(packet, core().pool().offload_of(slot), network_offset(shape_, packet));
     int error = plan ? 0 : EINVAL;
+    if (core().forked()) error = ECANCELED; // the device is the parent's
     if (error == 0 && !cutting_.fits(plan.header_size() + plan.payload_size())) error = ENOMEM;
     cutting_.count = plan.size();
     for (; error == 0 && cutting_.next < plan.size(); ++cutting_.next) {
