@@ -86,7 +86,6 @@ bool inbox::make_room_for(std::size_t size) noexcept {
 // --- packets -------------------------------------------------------------------------------------------------------
 
 void inbox::deliver(packet_slot& slot) {
-    ++buffers_waiting_;
     if (several_ != 0) return deliver_parts(slot, std::exchange(several_, 0U));
     ++statistics_.packets;
     statistics_.bytes += slot.size;
@@ -110,15 +109,26 @@ void inbox::deliver_parts(packet_slot& slot, std::uint32_t size) {
         queue_.push_back(part);
     }
     statistics_.packets += count;
+    shared_ += count - 1;
     for (; count > 0 && !waiters_.empty(); --count) promise();
 }
 
 packet_slot* inbox::pop() noexcept {
     packet_slot* const slot = queue_.pop_front();
-    const packet_pool& pool = core_->pool();
-    if (!pool.is_view(*slot) || queue_.empty() || &pool.buffer_of(*slot) != &pool.buffer_of(*queue_.front()))
-        --buffers_waiting_;
+    if (shared_ != 0 && !queue_.empty()) parted(*slot, *queue_.front());
     return slot;
+}
+
+void inbox::drop_last() noexcept {
+    packet_slot* const slot = queue_.pop_back();
+    if (shared_ != 0 && !queue_.empty()) parted(*slot, *queue_.back());
+    drop(slot);
+}
+
+// Those that share a buffer stand side by side.
+void inbox::parted(const packet_slot& taken, const packet_slot& neighbour) noexcept {
+    const packet_pool& pool = core_->pool();
+    if (&pool.buffer_of(taken) == &pool.buffer_of(neighbour)) --shared_;
 }
 
 void inbox::promise() {
@@ -313,7 +323,7 @@ void inbox::polled(const ring::completion& done) {
 
 void inbox::read_ready() {
     for (unsigned reads = 0; reads < reads_a_pass; ++reads) {
-        if (buffers_waiting_ >= target_) return starve(); // take() brings us back
+        if (buffers_waiting() >= target_) return starve(); // take() brings us back
         packet_slot* slot = core_->pool().take(class_);
         if (slot == nullptr) {
             starve();
@@ -346,7 +356,7 @@ void inbox::close() {
     state_ = state::closed;
     core_->disarm(*this);
     end_waiters(failure_ != 0 ? failure_ : ECANCELED);
-    while (has_packet()) drop(queue_.pop_back()); // but what has arrived for a waiter is its own
+    while (has_packet()) drop_last(); // but what has arrived for a waiter is its own
 }
 
 void inbox::drop(packet_slot* slot) noexcept {

@@ -42,6 +42,7 @@ public:
     bool empty() const noexcept { return size_ == 0; }
     std::size_t size() const noexcept { return size_; }
     packet_slot* front() const noexcept { return ring_[first_]; }
+    packet_slot* back() const noexcept { return ring_[(first_ + size_ - 1) & mask_]; }
     std::size_t capacity() const noexcept { return mask_ + 1; }
     /// There must be fewer than the capacity.
     void push_back(packet_slot* s) noexcept {
@@ -146,8 +147,11 @@ protected:
 private:
     enum class state : std::uint8_t { made, reading, withdrawing, ended, closed };
 
-    std::size_t held() const noexcept { return in_group_.size() + buffers_waiting_; }
+    std::size_t held() const noexcept { return in_group_.size() + buffers_waiting(); }
+    std::size_t buffers_waiting() const noexcept { return queue_.size() - shared_; }
     packet_slot* pop() noexcept;
+    void drop_last() noexcept;
+    void parted(const packet_slot& taken, const packet_slot& neighbour) noexcept;
     void deliver_parts(packet_slot& slot, std::uint32_t size);
     void on_time() override { core_->prepare_later(*this); }
     void end_read() noexcept;
@@ -190,7 +194,7 @@ private:
     ring::token request_ = 0;
     bool cancelled_ = false; // request_ has been
     slot_queue queue_;
-    std::size_t buffers_waiting_ = 0; // in queue_: as many as there are packets, but where some share a buffer
+    std::size_t shared_ = 0; // packets of the queue that are in the buffer of the one before them
     std::uint32_t several_ = 0;
     std::size_t promised_ = 0; // packets of the queue that are kept for waiters
     waiter_list waiters_;

@@ -79,6 +79,7 @@ packet_pool::~packet_pool() {
     for (buffer_class& c : classes_)
         if (c.memory != nullptr) munmap(c.memory, c.bytes);
     if (views_ != nullptr) munmap(views_, views_bytes_);
+    if (view_offload_ != nullptr) munmap(view_offload_, view_count() * sizeof(offload::offload_state));
     if (view_ancillary_ != nullptr) munmap(view_ancillary_, view_count() * sizeof(ancillary));
 }
 
@@ -131,9 +132,12 @@ void packet_pool::keep_ancillary() {
     keep_view_ancillary();
 }
 
-// Zero bytes are a slot without a buffer.
+// Zero bytes are a slot without a buffer, and a state of which nothing is known.
 void packet_pool::keep_views() {
     if (views_ == nullptr && view_count() != 0) {
+        if (view_offload_ == nullptr)
+            view_offload_ =
+                static_cast<offload::offload_state*>(zero_memory(view_count() * sizeof(offload::offload_state)));
         live_views_ = std::make_unique<std::uint8_t[]>(classes_[large_packets].count);
         views_ = static_cast<packet_slot*>(zero_memory(view_count() * sizeof(packet_slot)));
         views_bytes_ = view_count() * sizeof(packet_slot);
@@ -166,13 +170,15 @@ void packet_pool::give_view(const packet_slot& view) noexcept {
 }
 
 packet_slot* packet_pool::unshare(packet_slot* view) {
-    packet_slot* const own = view->size <= payload(small_packets) ? take(small_packets) : nullptr;
+    const size_class fits = view->size <= payload(small_packets) ? small_packets : large_packets;
+    packet_slot* const own = take(fits);
     if (own == nullptr) fail(ENOBUFS, "packet: no buffer is free to move a datagram into that came with others");
     start(*own, view->size);
     own->origin = view->origin;
     own->origin_size = view->origin_size;
     own->ancillary = view->ancillary;
     own->protocol = view->protocol;
+    if (view->has_offload) set_offload(*own, state_of(*view));
     if (own->ancillary != ancillary_state::none) ancillary_of(*own) = ancillary_of(*view);
     std::memcpy(own->base + own->offset, view->base, view->size);
     give(view);

@@ -91,11 +91,11 @@ public:
 
     /// What is known of a packet beyond its bytes: a default state if nothing is.
     offload::offload_state offload_of(const packet_slot& slot) const noexcept {
-        return slot.has_offload ? offload_[index_of(slot)] : offload::offload_state();
+        return slot.has_offload ? state_of(slot) : offload::offload_state();
     }
     void set_offload(packet_slot& slot, const offload::offload_state& state) noexcept {
         slot.has_offload = true;
-        offload_[index_of(slot)] = state;
+        state_of(slot) = state;
     }
 
     // --- views ------------------------------------------------------------------------------------------------------
@@ -158,6 +158,9 @@ private:
     ~packet_pool();
     std::size_t view_index(const packet_slot& slot) const noexcept { return static_cast<std::size_t>(&slot - views_); }
     std::size_t view_count() const noexcept { return std::size_t{classes_[large_packets].count} * most_views; }
+    offload::offload_state& state_of(const packet_slot& slot) const noexcept {
+        return is_view(slot) ? view_offload_[view_index(slot)] : offload_[index_of(slot)];
+    }
     void give_view(const packet_slot& view) noexcept;
     void keep_view_ancillary();
     void make_class(size_class c, unsigned count, unsigned size);
@@ -172,6 +175,7 @@ private:
     std::unique_ptr<offload::offload_state[]> offload_;
     packet_slot* views_ = nullptr; // most_views of each large buffer, one behind the other
     std::size_t views_bytes_ = 0;
+    offload::offload_state* view_offload_ = nullptr;
     ancillary* view_ancillary_ = nullptr;        // of each view, once there are both
     std::unique_ptr<std::uint8_t[]> live_views_; // of each large buffer
     unsigned made_ = 0;

@@ -44,6 +44,11 @@ bool among(superpacket_kinds kinds, const offload_state& state) noexcept {
     return of != nullptr && *of && (!state.ecn || kinds.ecn);
 }
 
+// Of a superpacket of a known type.
+unsigned bit_of(const offload_state& state) noexcept {
+    return 1U << (2 * static_cast<unsigned>(state.type) + (state.ecn ? 1 : 0));
+}
+
 } // namespace
 
 device_outbox::device_outbox(device_port& port, reactor_core& core, front_shape shape, bool bounded,
@@ -72,7 +77,7 @@ bool device_outbox::admits(const packet_slot& slot) {
 bool device_outbox::admits_offload(const packet_slot& slot) {
     const offload_state state = core().pool().offload_of(slot);
     if (!among(whole_, state)) return false;
-    if (among(proven_, state)) return true;
+    if (!state.is_superpacket() || (taken_ & bit_of(state)) != 0) return true;
     if (in_flight_ != 0) return false;
     alone_ = true;
     return true;
@@ -150,6 +155,7 @@ bool device_outbox::cut(std::size_t place, packet_slot& slot, std::int32_t& resu
     const offload::segmenter plan =
         offload::segments(packet, core().pool().offload_of(slot), network_offset(shape_, packet));
     int error = plan ? 0 : EINVAL;
+    if (core().forked()) error = ECANCELED; // the device is the parent's
     if (error == 0 && !cutting_.fits(plan.header_size() + plan.payload_size())) error = ENOMEM;
     cutting_.count = plan.size();
     for (; error == 0 && cutting_.next < plan.size(); ++cutting_.next) {
@@ -196,8 +202,7 @@ bool device_outbox::goes_again(packet_slot& slot, std::int32_t& result) {
     if (!state.is_superpacket()) return false;
     if (result >= 0) {
         ++statistics_.superpackets;
-        *of_type(proven_, state.type) = true;
-        proven_.ecn = proven_.ecn || state.ecn;
+        taken_ |= bit_of(state);
     }
     if (result != -EINVAL || !is_sound(slot, state)) return false;
     if (among(whole_, state) && failure() == 0) switch_off(state);

@@ -83,7 +83,7 @@ private:
     const bool bounded_;
     bool alone_; // what is submitted next waits until nothing is under way
     superpacket_kinds whole_;
-    superpacket_kinds proven_ = superpacket_kinds::none(); // the kernel has taken one
+    unsigned taken_ = 0; // a bit for each type, with ECN and without, of which the kernel has taken one
     cutting cutting_;
     std::unique_ptr<in_pieces[]> fronts_; // one for each place in the window, if anything stands in front of packets
 };

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <fmt/format.h>
-#include <sys/ioctl.h>
 
 namespace cotun::detail {
 namespace {
@@ -16,12 +15,6 @@ namespace {
 // A frame may be longer than the MTU by an Ethernet header and a VLAN tag, and have packet information and a virtio-net
 // header in front. A read that fills its buffer to the last byte may have been cut, so there is one more.
 constexpr unsigned frame_overhead = 14 + 4 + longest_front + 1;
-
-// The driver's default is INT_MAX.
-bool has_bounded_send_buffer(int descriptor) noexcept {
-    int bytes = 0;
-    return ioctl(descriptor, TUNGETSNDBUF, &bytes) == 0 && bytes != INT32_MAX;
-}
 
 front_shape front_of(const open_interface& made) noexcept {
     return {made.packet_information, made.virtio_header, (made.flags & IFF_TAP) != 0};
@@ -45,7 +38,7 @@ device_port::device_port(reactor_core& core, open_interface made, port_shape sha
       agreed_(made.agreed),
       inbox_(*this, core, core.pool().class_for(largest_packet(made, shape.mtu_room) + frame_overhead), shape.read,
              front_),
-      outbox_(*this, core, front_, has_bounded_send_buffer(made.descriptor.get()), shape.write) {
+      outbox_(*this, core, front_, made.bounded, shape.write) {
     if (index_ != 0) start_watching(); // before the inbox starts: see link_watch::prepare()
     open();
     static_cast<void>(made.descriptor.release());

@@ -33,6 +33,7 @@ public:
         made.descriptor = open_clone_device(options_.clone_device, subject_);
         create(made);
         configure(made);
+        made.bounded = has_bounded_send_buffer(made.descriptor.get());
         return made;
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Datagrams that the kernel hands over many at a time (UDP_GRO): each is a packet of its own, and none is lost.
+#include <cotun/net/tcp.hpp>
 #include <cotun/net/udp.hpp>
 
 #include <arpa/inet.h>
@@ -137,4 +138,39 @@ TEST_CASE("a socket closed with unread parts gives their buffers back", "[net][m
     };
     io.run(body(io));
     CHECK(io.statistics().large_buffers_free == 64);
+}
+
+TEST_CASE("datagrams that came as one go on to a stream, whole and in order", "[net][merged]") {
+    test::own_namespace here;
+    reactor io;
+    const auto body = [](reactor& on) -> task<> {
+        udp_socket from = open_udp(on, merged(read_mode::automatic));
+        const auto write = [](udp_socket& source, tcp_stream& to) -> task<> {
+            for (std::uint32_t left = 40; left > 0; --left) {
+                datagram d = co_await source.receive();
+                d.payload.set_offload({.data_valid = true}); // each has its own
+                co_await to.write(std::move(d.payload));
+            }
+        };
+        tcp_listener at = listen_tcp(on, {.local = endpoint::from_string("127.0.0.1:4713")});
+        tcp_stream there = co_await connect_tcp(on, endpoint::from_string("127.0.0.1:4713"));
+        tcp_stream here_too = co_await at.accept();
+        send_run(0, 20, 1000, 1000);
+        send_run(20, 20, 3000, 3000); // larger than a small buffer
+        co_await write(from, there);
+        std::vector<std::byte> got(20 * 4000);
+        co_await here_too.read(got);
+        for (std::uint32_t n = 0; n < 40; ++n) {
+            std::uint32_t number = 0;
+            std::memcpy(&number, &got[n < 20 ? n * 1000 : 20'000 + (n - 20) * 3000], sizeof number);
+            CHECK(number == n);
+        }
+        co_await from.close();
+        co_await there.close();
+        co_await here_too.close();
+        co_await at.close();
+    };
+    io.run(body(io));
+    CHECK(io.statistics().large_buffers_free == 64);
+    CHECK(io.statistics().small_buffers_free == 1024);
 }

@@ -42,6 +42,25 @@ void send_run(std::size_t count, std::size_t size, const std::string& to) {
             static_cast<ssize_t>(run.size()));
 }
 
+/// Sends packets as the payload of datagrams of one size, in one call: as a tunnel's peer would.
+void send_packets(std::size_t count, const std::string& to, std::uint16_t port) {
+    bytes run(count * numbered_size);
+    for (std::size_t n = 0; n < count; ++n)
+        write_numbered(std::span(run).subspan(n * numbered_size, numbered_size), n,
+                       cotun::wire::ipv4_address::from_string("10.9.0.2"),
+                       cotun::wire::ipv4_address::from_string("10.9.0.1"));
+    const int from = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    const int segment = static_cast<int>(numbered_size);
+    REQUIRE(setsockopt(from, IPPROTO_UDP, UDP_SEGMENT, &segment, sizeof segment) == 0);
+    sockaddr_in a{};
+    a.sin_family = AF_INET;
+    a.sin_port = htons(port);
+    inet_pton(AF_INET, to.c_str(), &a.sin_addr);
+    const ssize_t sent = sendto(from, run.data(), run.size(), 0, reinterpret_cast<const sockaddr*>(&a), sizeof a);
+    close(from);
+    REQUIRE(sent == static_cast<ssize_t>(run.size()));
+}
+
 cotun::task<cotun::packet> next_of_ours(cotun::device& dev) {
     for (;;) {
         cotun::packet pkt = co_await dev.read_packet();
@@ -191,6 +210,43 @@ TEST_CASE("a device without offload reads packets, and writes superpackets as se
     CHECK(dev.writes().segmented == 1);
     CHECK(dev.writes().packets == 2);
     CHECK(kernel_sum_errors() == "2\n");
+}
+
+TEST_CASE("datagrams that came as one go to a device each, though there is no room in front of them",
+          "[tun][superpackets]") {
+    tun_namespace here;
+    cotun::reactor io;
+    cotun::device_options options{.name = "tun0", .addresses = {"10.9.0.1/24"}};
+    SECTION("with superpackets") { options.offload = {}; }
+    SECTION("with packet information") { options.packet_information = true; }
+    SECTION("with both") {
+        options.offload = {};
+        options.packet_information = true;
+    }
+    SECTION("with neither") {}
+    const auto body = [](cotun::reactor& on, const cotun::device_options& how) -> cotun::task<> {
+        cotun::device dev = cotun::open_tun(on, how);
+        cotun::udp_options receiving;
+        receiving.local = cotun::endpoint::from_string("127.0.0.1:4712");
+        receiving.receive_merged = true;
+        cotun::udp_socket from = cotun::open_udp(on, receiving);
+        send_packets(20, "127.0.0.1", 4712);
+        for (std::uint64_t left = 20; left > 0;) {
+            cotun::packet_batch batch = co_await from.receive_packets();
+            left -= batch.size();
+            co_await dev.write_packets(std::move(batch));
+        }
+        co_await dev.flush();
+        CHECK(dev.writes().packets == 20);
+        CHECK(dev.writes().failed() == 0);
+        co_await from.close();
+        co_await dev.close();
+    };
+    const plain_socket to;
+    run_bounded(io, body(io, options));
+    for (std::uint64_t n = 0; n < 20; ++n) REQUIRE(to.receive() == n);
+    CHECK(io.statistics().large_buffers_free == 64);
+    CHECK(io.statistics().small_buffers_free == 1024);
 }
 
 TEST_CASE("a superpacket that is none is refused, and the device goes on with others", "[tun][superpackets]") {
