@@ -18,8 +18,8 @@
 // (go_again()). Nothing behind it is submitted before it is over.
 //
 // Several packets may go with one request: those that a derived class has put together (submit_several()), which need
-// not stand one behind the other. What becomes of the request becomes of each; or, where it was refused for what they are
-// together, each goes again by itself (fail_together()).
+// not stand one behind the other. What becomes of the request becomes of each; or, where it was refused for what they
+// are together, each goes again by itself (fail_together()).
 //
 // A derived class may do without requests: it overrides submit(), writes what first_unwritten() and those behind it
 // are, in order, and says written_first() of each, then advance().
@@ -143,7 +143,9 @@ protected:
     void submit_batch(std::size_t count) noexcept { submitted_ += count; }
     /// A request for those of the last batch of `batch` that `indices` name, in ascending order.
     ring::token submit_several(std::size_t batch, std::span<const std::uint32_t> indices) noexcept;
-    std::size_t place_of(std::size_t unwritten_index) const noexcept { return (submitted_ + unwritten_index) & mask_; }
+    std::size_t place_in_batch(std::size_t batch, std::size_t index) const noexcept {
+        return (submitted_ - batch + index) & mask_;
+    }
     packet_slot& in_window(std::size_t place) noexcept { return *entries_[place].slot; }
     /// The place of the packet behind that at `place` with the same request; nowhere: it is the last.
     static constexpr std::uint16_t nowhere = 0xffff;

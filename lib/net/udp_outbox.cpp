@@ -155,7 +155,7 @@ std::size_t udp_outbox::count_alike() {
     return most;
 }
 
-bool udp_outbox::goes_with(const packet_slot& first, const packet_slot& next) const noexcept {
+bool udp_outbox::goes_with(const packet_slot& first, const packet_slot& next) noexcept {
     const packet_pool& pool = core().pool();
     if (next.has_offload && pool.offload_of(next).is_superpacket()) return false;
     if (next.origin_size != first.origin_size ||

@@ -9,11 +9,11 @@
 // never fits. What is in use is estimated from above, and asked for (SIOCOUTQ) when the estimate says that there is no
 // room.
 //
-// Several at once. What a pass has accepted goes out at its end. Datagrams of one size that follow each other and go the
-// same way are one send (UDP_SEGMENT): up to 64 of them, and a shorter one behind them, from where they lie. So are the
-// segments of a superpacket, whose headers are made for it (segment_pieces.hpp). Where the way does not take such a send
-// (EIO: the link has no checksums of its own; EINVAL: a segment is larger than its MTU), the same datagrams go one by
-// one, and so do those behind them for a while. A superpacket that is more than one send is sent at once, by
+// Several at once. What a pass has accepted goes out at its end. Datagrams of one size that follow each other and go
+// the same way are one send (UDP_SEGMENT): up to 64 of them, and a shorter one behind them, from where they lie. So are
+// the segments of a superpacket, whose headers are made for it (segment_pieces.hpp). Where the way does not take such a
+// send (EIO: the link has no checksums of its own; EINVAL: a segment is larger than its MTU), the same datagrams go one
+// by one, and so do those behind them for a while. A superpacket that is more than one send is sent at once, by
 // sendmmsg(2), when nothing else is under way.
 #pragma once
 
@@ -58,7 +58,7 @@ private:
     // What the kernel reads when a datagram is submitted, one for each place in the window.
     struct message {
         msghdr header{};
-        std::size_t charge = 0;           // what the kernel may charge for it
+        std::size_t charge = 0;             // what the kernel may charge for it
         segment_pieces* segments = nullptr; // of a superpacket
     };
 
@@ -115,13 +115,13 @@ private:
 
     // several at once
     std::size_t count_alike();
-    bool goes_with(const packet_slot& first, const packet_slot& next) const noexcept;
+    bool goes_with(const packet_slot& first, const packet_slot& next) noexcept;
     bool submit_alike(std::size_t count);
     bool takes_segments(std::size_t size) noexcept;
     bool step_down(int error, std::size_t segment_size) noexcept;
 
     // superpackets
-    offload::segmenter plan_of(packet_slot& slot) const noexcept;
+    offload::segmenter plan_of(packet_slot& slot) noexcept;
     bool submit_superpacket();
     segment_pieces* take_pieces() noexcept;
     void give_pieces(segment_pieces* pieces) noexcept;

@@ -13,7 +13,7 @@
 
 namespace cotun::detail {
 
-offload::segmenter udp_outbox::plan_of(packet_slot& slot) const noexcept {
+offload::segmenter udp_outbox::plan_of(packet_slot& slot) noexcept {
     const std::span<const std::byte> packet(slot.base + slot.offset, slot.size);
     const offload::offload_state state = core().pool().offload_of(slot);
     return offload::segments(packet, state, offload::find_network(packet, state));
@@ -59,7 +59,9 @@ segment_pieces* udp_outbox::take_pieces() noexcept {
     }
 }
 
-void udp_outbox::give_pieces(segment_pieces* pieces) noexcept { pieces->next_free = std::exchange(free_pieces_, pieces); }
+void udp_outbox::give_pieces(segment_pieces* pieces) noexcept {
+    pieces->next_free = std::exchange(free_pieces_, pieces);
+}
 
 // --- in several steps ----------------------------------------------------------------------------------------------
 
@@ -67,14 +69,15 @@ void udp_outbox::give_pieces(segment_pieces* pieces) noexcept { pieces->next_fre
 // segment fails with is the packet's failure; those behind it go out all the same.
 bool udp_outbox::cut(std::size_t place, packet_slot& slot, std::int32_t& result) {
     const offload::segmenter plan = plan_of(slot);
-    if (!plan) {
-        result = -EINVAL;
+    if (!plan || core().forked()) { // then the socket is the parent's
+        result = plan ? -ECANCELED : -EINVAL;
         return false;
     }
     const std::size_t size = plan.header_size() + plan.payload_size();
     cutting_.count = plan.size();
     while (cutting_.next < cutting_.count) {
-        const std::size_t each = takes_segments(size) ? std::clamp<std::size_t>(most_bytes / size, 1, most_segments) : 1;
+        const std::size_t each =
+            takes_segments(size) ? std::clamp<std::size_t>(most_bytes / size, 1, most_segments) : 1;
         const int sent = send_segments(plan, slot, each);
         if (sent == -EAGAIN) return await_turn(place, slot), true;
         if (sent > 0) cutting_.next += static_cast<std::size_t>(sent);

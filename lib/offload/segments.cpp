@@ -41,8 +41,10 @@ std::size_t find_network(std::span<const std::byte> packet, const offload_state&
     for (std::size_t length = least; length <= std::min(end, most); length += step) {
         const std::byte* const ip = packet.data() + end - length;
         const std::size_t size = packet.size() - (end - length);
-        if (v6 && get_byte(ip) >> 4 == 6 && get_word(ip + ipv6::payload_length) + ipv6::header_size == size) return end - length;
-        if (!v6 && get_byte(ip) == (0x40 | length / 4) && get_word(ip + ipv4::total_length) == size) return end - length;
+        if (v6 && get_byte(ip) >> 4 == 6 && get_word(ip + ipv6::payload_length) + ipv6::header_size == size)
+            return end - length;
+        if (!v6 && get_byte(ip) == (0x40 | length / 4) && get_word(ip + ipv4::total_length) == size)
+            return end - length;
     }
     return 0;
 }

@@ -102,6 +102,7 @@ device open_device(reactor& io, const device_options& wanted, device_kind kind) 
     detail::port_shape shape;
     shape.read = options.read;
     shape.write = options.offload.write;
+    shape.merge = options.offload.merge;
     shape.mtu_room = options.mtu_room;
     shape.clone_device = options.clone_device.view();
     return device(new detail::device_port(io.core(), std::move(made), std::move(shape)));
@@ -123,6 +124,7 @@ device adopt_device(reactor& io, unique_fd descriptor, const adopt_options& opti
     shape.read = options.read;
     shape.mtu_room = options.mtu_room;
     shape.write = options.offload.write;
+    shape.merge = options.offload.merge;
     return device(new detail::device_port(io.core(), std::move(made), std::move(shape)));
 }
 

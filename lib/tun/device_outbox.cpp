@@ -25,6 +25,7 @@ std::uint16_t protocol_of(const packet_slot& slot) noexcept {
 }
 
 std::span<std::byte> bytes_of(packet_slot& slot) noexcept { return {slot.base + slot.offset, slot.size}; }
+std::span<const std::byte> bytes_of(const packet_slot& slot) noexcept { return {slot.base + slot.offset, slot.size}; }
 
 bool* of_type(superpacket_kinds& kinds, segment_type type) noexcept {
     switch (type) {
@@ -52,15 +53,130 @@ unsigned bit_of(const offload_state& state) noexcept {
 } // namespace
 
 device_outbox::device_outbox(device_port& port, reactor_core& core, front_shape shape, bool bounded,
-                             superpacket_kinds whole)
-    : outbox(port, core), device_(port), shape_(shape), bounded_(bounded), alone_(bounded), whole_(whole) {
+                             superpacket_kinds whole, const merge_options& merging)
+    : outbox(port, core),
+      device_(port),
+      shape_(shape),
+      bounded_(bounded),
+      alone_(bounded),
+      whole_(whole),
+      merging_(merging) {
     prefix_ = static_cast<unsigned>(shape.size());
     if (prefix_ != 0) fronts_ = std::make_unique<in_pieces[]>(usual_window);
     if (!shape.virtio) whole_ = superpacket_kinds::none();
+    if (!merging.enabled || !shape.virtio || shape.information || bounded) return;
+    merged_states_ = std::make_unique<offload_state[]>(usual_window);
+    make_coalescer();
 }
 
 bool device_outbox::is_cut(const packet_slot& slot) const noexcept {
     return slot.has_offload && !among(whole_, device_.core().pool().offload_of(slot));
+}
+
+// --- a pass ---------------------------------------------------------------------------------------------------------
+
+// Merging waits for all that the pass accepts. Once it is closed, nothing of it is prepared any more.
+void device_outbox::submit() {
+    if (coalescer_ == nullptr || is_closed()) return outbox::submit();
+    core().prepare_later(*this);
+}
+
+void device_outbox::prepare() noexcept {
+    outbox::submit();
+    go_on();
+}
+
+void device_outbox::closing() {
+    if (coalescer_ == nullptr) return;
+    if (!core().forked()) outbox::submit(); // else the parent does
+    core().forget(*this);
+}
+
+bool device_outbox::submit_next() {
+    if (is_cut(unwritten(0))) return submit_cut();
+    if (coalescer_ != nullptr && unwritten() > 1) return submit_merged();
+    return outbox::submit_next();
+}
+
+// --- merging -------------------------------------------------------------------------------------------------------
+
+void device_outbox::make_coalescer() {
+    offload::coalescer_options options;
+    options.tcp4 = whole_.tcp4;
+    options.tcp6 = whole_.tcp6;
+    options.udp4 = options.udp6 = whole_.udp;
+    options.ecn = whole_.ecn;
+    options.id = merging_.ids;
+    options.checksums = merging_.checksums;
+    options.network_offset = shape_.ethernet ? ETH_HLEN : 0;
+    coalescer_ = std::make_unique<offload::coalescer>(options, usual_window);
+}
+
+bool device_outbox::submit_merged() {
+    if (in_flight_ != 0) return false; // its end brings us back
+    alone_ = false;
+    std::size_t count = mergeable();
+    if (count < 2) return outbox::submit_next();
+    count = std::min<std::size_t>(count, core().requests_left());
+    if (count == 0) return core().await_room(*this), false;
+    try {
+        if (std::exchange(remake_, false)) make_coalescer();
+        count = merge(count);
+    } catch (const std::bad_alloc&) {
+        return outbox::submit_next();
+    }
+    submit_batch(count);
+    for (const offload::superpacket& s : merged_) {
+        const std::size_t place = place_in_batch(count, s.packets.front());
+        const ring::token request = submit_several(count, s.packets);
+        merged_states_[place] = s.state;
+        if (s.is_merged())
+            core().driver().write_gathered(request, port().file(), s.pieces);
+        else
+            transmit(request, place, in_window(place));
+    }
+    return true;
+}
+
+// How many of the next can be looked at together: up to one that is cut, or that is no IP packet.
+std::size_t device_outbox::mergeable() noexcept {
+    std::size_t count = 0;
+    for (; count < std::min<std::size_t>(unwritten(), usual_window); ++count) {
+        const packet_slot& slot = unwritten(count);
+        if (is_cut(slot)) break;
+        if (!shape_.ethernet) continue;
+        const std::uint16_t type = ether_type(bytes_of(slot));
+        if (type != ETH_P_IP && type != ETH_P_IPV6) break;
+    }
+    return count;
+}
+
+// The first of a kind that the kernel is given is the last of its batch, so that none of its flow overtakes it if it is
+// refused. How many packets the batch has then.
+std::size_t device_outbox::merge(std::size_t count) {
+    for (;;) {
+        coalescer_->begin();
+        for (std::size_t i = 0; i < count; ++i)
+            coalescer_->add(bytes_of(unwritten(i)), core().pool().offload_of(unwritten(i)));
+        merged_ = coalescer_->finish();
+        const auto unproven = std::find_if(merged_.begin(), merged_.end(), [this](const offload::superpacket& s) {
+            return s.state.is_superpacket() && (taken_ & bit_of(s.state)) == 0;
+        });
+        if (unproven == merged_.end() || unproven->packets.back() + 1 == count) return count;
+        count = unproven->packets.back() + 1;
+    }
+}
+
+void device_outbox::went_together(std::size_t first) noexcept {
+    ++statistics_.superpackets;
+    taken_ |= bit_of(merged_states_[first]);
+}
+
+std::size_t device_outbox::fail_together(std::size_t first, std::size_t count, int error) {
+    if (error == ENOMEM || error == ENOBUFS) return 0;
+    if (error != EINVAL) return count;
+    switch_off(merged_states_[first]);
+    return 0;
 }
 
 // --- whole packets -------------------------------------------------------------------------------------------------
@@ -131,15 +247,13 @@ void device_outbox::put_front(std::byte* to, const packet_slot& slot, const offl
 
 // --- segments ------------------------------------------------------------------------------------------------------
 
-void device_outbox::submit() {
-    outbox::submit();
-    while (unwritten() > 0 && failure() == 0 && in_flight_ == 0 && !has_refused() && is_cut(unwritten(0))) {
-        std::int32_t result = 0;
-        if (cut(first_place(), unwritten(0), result)) return;
-        written_first(result);
-        leave_behind();
-        outbox::submit();
-    }
+bool device_outbox::submit_cut() {
+    if (in_flight_ != 0) return false;
+    std::int32_t result = 0;
+    if (cut(first_place(), unwritten(0), result)) return false;
+    written_first(result);
+    leave_behind();
+    return true;
 }
 
 bool device_outbox::cutting::fits(std::size_t needed) noexcept {
@@ -209,6 +323,11 @@ bool device_outbox::goes_again(packet_slot& slot, std::int32_t& result) {
     return true;
 }
 
+bool device_outbox::go_again(std::size_t place, packet_slot& slot, std::int32_t& result) {
+    if (slot.has_offload && core().pool().offload_of(slot).is_superpacket()) return cut(place, slot, result);
+    return outbox::go_again(place, slot, result);
+}
+
 // Whether the kernel had no reason to refuse it.
 bool device_outbox::is_sound(packet_slot& slot, const offload_state& state) const noexcept {
     const std::span<const std::byte> packet = bytes_of(slot);
@@ -219,6 +338,7 @@ bool device_outbox::is_sound(packet_slot& slot, const offload_state& state) cons
 void device_outbox::switch_off(const offload_state& refused) {
     ++statistics_.offload_refused;
     (refused.ecn ? whole_.ecn : *of_type(whole_, refused.type)) = false;
+    remake_ = coalescer_ != nullptr;
     device_.on_offload_refused();
 }
 

@@ -9,12 +9,17 @@
 // A kernel that refuses a superpacket as invalid (EINVAL: some releases do) gets the same one as segments, and further
 // ones of its kind, too. The first of a kind goes alone, so that nothing overtakes it if it is refused. Should the
 // kernel take one and refuse a later one, then those that were under way with that are in front of its segments.
+//
+// Packets of one flow that a pass has accepted are merged into superpackets at its end (offload/coalescer.hpp), and
+// written from where they lie. A batch is merged when no write is under way: what was made of the last one is the
+// kernel's until then. A superpacket that is refused goes again as the packets that it was made of.
 #pragma once
 
 #include "io/outbox.hpp"
 #include "io/reactor_core.hpp"
 #include "tun/virtio_front.hpp"
 
+#include <cotun/offload/coalescer.hpp>
 #include <cotun/tun/offload_options.hpp>
 
 #include <array>
@@ -25,13 +30,16 @@ namespace cotun::detail {
 
 class device_port;
 
-class device_outbox final : public outbox {
+class device_outbox final : public outbox, public prepared {
 public:
     /// `bounded`: the device's send buffer has a bound.
-    device_outbox(device_port& port, reactor_core& core, front_shape shape, bool bounded, superpacket_kinds whole);
+    device_outbox(device_port& port, reactor_core& core, front_shape shape, bool bounded, superpacket_kinds whole,
+                  const merge_options& merging);
 
     /// The kinds that are written as they are.
     const superpacket_kinds& written_whole() const noexcept { return whole_; }
+
+    void prepare() noexcept override;
 
 private:
     // A packet that is written together with what stands in front of it, which has no room in its buffer.
@@ -57,10 +65,15 @@ private:
     void transmit(ring::token request, std::size_t place, packet_slot& slot) override;
     bool admits(const packet_slot& slot) override;
     bool goes_again(packet_slot& slot, std::int32_t& result) override;
-    bool go_again(std::size_t place, packet_slot& slot, std::int32_t& result) override {
-        return cut(place, slot, result);
+    bool go_again(std::size_t place, packet_slot& slot, std::int32_t& result) override;
+    void transmit_waiting(ring::token request, std::size_t place, packet_slot& slot) override {
+        transmit(request, place, slot);
     }
+    std::size_t fail_together(std::size_t first, std::size_t count, int error) override;
+    void went_together(std::size_t first) noexcept override;
     void submit() override;
+    bool submit_next() override;
+    void closing() override;
 
     bool admits_offload(const packet_slot& slot);
     bool is_cut(const packet_slot& slot) const noexcept;
@@ -69,6 +82,11 @@ private:
     const std::array<iovec, 2>& gather(in_pieces& into, const packet_slot& slot, std::span<const std::byte> packet,
                                        const offload::offload_state& state) const noexcept;
     void put_front(std::byte* to, const packet_slot& slot, const offload::offload_state& state) const noexcept;
+    bool submit_cut();
+    bool submit_merged();
+    std::size_t merge(std::size_t count);
+    std::size_t mergeable() noexcept;
+    void make_coalescer();
     bool cut(std::size_t place, packet_slot& slot, std::int32_t& result);
     void wait_for_room(std::size_t place, const packet_slot& slot);
     std::int32_t end_cutting(const packet_slot& slot, int error) noexcept;
@@ -85,6 +103,11 @@ private:
     superpacket_kinds whole_;
     unsigned taken_ = 0; // a bit for each type, with ECN and without, of which the kernel has taken one
     cutting cutting_;
+    const merge_options merging_;
+    bool remake_ = false;                                       // the coalescer: there are fewer kinds
+    std::unique_ptr<offload::coalescer> coalescer_;             // nullptr: nothing is merged
+    std::span<const offload::superpacket> merged_{};            // the last batch
+    std::unique_ptr<offload::offload_state[]> merged_states_{}; // of what goes with the first packet, at its place
     std::unique_ptr<in_pieces[]> fronts_; // one for each place in the window, if anything stands in front of packets
 };
 

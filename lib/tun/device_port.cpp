@@ -38,7 +38,7 @@ device_port::device_port(reactor_core& core, open_interface made, port_shape sha
       agreed_(made.agreed),
       inbox_(*this, core, core.pool().class_for(largest_packet(made, shape.mtu_room) + frame_overhead), shape.read,
              front_),
-      outbox_(*this, core, front_, made.bounded, shape.write) {
+      outbox_(*this, core, front_, made.bounded, shape.write, shape.merge) {
     if (index_ != 0) start_watching(); // before the inbox starts: see link_watch::prepare()
     open();
     static_cast<void>(made.descriptor.release());

@@ -22,6 +22,7 @@ struct port_shape {
     read_mode read = read_mode::automatic;
     unsigned mtu_room = 0;
     superpacket_kinds write{};
+    merge_options merge{};
     std::string clone_device = "/dev/net/tun";
 };
 

@@ -28,6 +28,12 @@ struct front_shape {
 /// The most that it takes, bytes.
 inline constexpr std::size_t longest_front = sizeof(tun_pi) + offload::virtio_header_size;
 
+/// The EtherType of a frame; 0 if it is none.
+inline std::uint16_t ether_type(std::span<const std::byte> frame) noexcept {
+    if (frame.size() < ETH_HLEN) return 0;
+    return static_cast<std::uint16_t>(std::to_integer<unsigned>(frame[12]) << 8 | std::to_integer<unsigned>(frame[13]));
+}
+
 /// Where the IP header of a packet is: behind the Ethernet header and its VLAN tags, if it is a frame.
 inline std::size_t network_offset(const front_shape& shape, std::span<const std::byte> packet) noexcept {
     if (!shape.ethernet) return 0;

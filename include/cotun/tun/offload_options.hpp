@@ -15,6 +15,8 @@
 // Documentation/networking/tuntap.rst; the virtio specification, 5.1.6.
 #pragma once
 
+#include <cotun/offload/coalescer.hpp>
+
 namespace cotun {
 
 /// The kinds of superpackets.
@@ -28,6 +30,18 @@ struct superpacket_kinds {
     friend bool operator==(const superpacket_kinds&, const superpacket_kinds&) noexcept = default;
 };
 
+/// Merging of what is written: packets of one flow that are accepted in one pass of the reactor become one superpacket,
+/// of pieces that stay where they are, by the rules of the kernel's own GRO (offload/coalescer.hpp). Nothing is held
+/// back for it, and no packet overtakes another of its flow; one that is out of order ends a superpacket, and is never
+/// put in front of one.
+struct merge_options {
+    bool enabled = true;
+    /// Which identifications of IPv4 may follow each other.
+    offload::id_rule ids = offload::id_rule::incrementing_or_same;
+    /// `trusted` is for packets that an AEAD cipher has vouched for: it saves the sum over each.
+    offload::checksum_trust checksums = offload::checksum_trust::verify;
+};
+
 struct offload_options {
     /// False: no virtio-net headers (IFF_VNET_HDR). Each packet is read and written as one packet within the MTU, its
     /// checksums complete, and its buffer is no larger than that needs.
@@ -37,10 +51,11 @@ struct offload_options {
     superpacket_kinds read{};
     /// What is written as it is; what is switched off is written segment by segment.
     superpacket_kinds write{};
+    merge_options merge{};
 };
 
 /// No offload at all: for programs that take each packet's bytes somewhere where nobody knows of superpackets.
-inline constexpr offload_options no_offload{false, superpacket_kinds::none(), superpacket_kinds::none()};
+inline constexpr offload_options no_offload{false, superpacket_kinds::none(), superpacket_kinds::none(), {}};
 
 /// What a device and the kernel have agreed upon.
 struct device_offload {
