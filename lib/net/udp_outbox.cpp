@@ -63,6 +63,8 @@ void udp_outbox::closing() {
 }
 
 bool udp_outbox::submit_next() {
+    if (alone_ && in_flight_ != 0) return false; // its end brings us back
+    alone_ = false;
     packet_slot& first = unwritten(0);
     if (first.has_offload && core().pool().offload_of(first).is_superpacket()) return submit_superpacket();
     const std::size_t count = count_alike();
@@ -187,13 +189,18 @@ bool udp_outbox::submit_alike(std::size_t count) {
     submit_batch(count);
     const ring::token request = submit_several(count, std::span(indices).first(count));
     core().driver().try_send_message(request, port().file(), m.header);
+    alone_ = first.size > proven_segment_;
     return true;
 }
 
-// An error that waited on the socket is the first one's. Others may have to do with how many they are.
-std::size_t udp_outbox::fail_together(std::size_t first, std::size_t, int error) {
-    if (step_down(error, in_window(first).size)) return 0;
-    return 1;
+void udp_outbox::went_together(std::size_t first) noexcept {
+    ++statistics_.superpackets;
+    proven_segment_ = std::max<std::size_t>(proven_segment_, in_window(first).size);
+}
+
+// An error that waited on the socket is that of the whole send, of which nothing went out.
+std::size_t udp_outbox::fail_together(std::size_t first, std::size_t count, int error) {
+    return step_down(error, in_window(first).size) ? 0 : count;
 }
 
 bool udp_outbox::takes_segments(std::size_t size) noexcept {
@@ -215,10 +222,9 @@ bool udp_outbox::step_down(int error, std::size_t segment_size) noexcept {
     case EOPNOTSUPP: largest_segment_ = 0; break;
     case EINVAL: // a segment is larger than the MTU
     case EMSGSIZE: largest_segment_ = std::min(largest_segment_, segment_size - 1); break;
-    case ENOMEM:
-    case ENOBUFS: return true;
     default: return false;
     }
+    proven_segment_ = std::min(proven_segment_, largest_segment_);
     singles_ = 0;
     ++statistics_.offload_refused;
     return true;

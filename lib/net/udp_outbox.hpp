@@ -100,7 +100,7 @@ private:
     bool goes_again(packet_slot& slot, std::int32_t& result) override;
     bool go_again(std::size_t place, packet_slot& slot, std::int32_t& result) override;
     std::size_t fail_together(std::size_t first, std::size_t count, int error) override;
-    void went_together(std::size_t) noexcept override { ++statistics_.superpackets; }
+    void went_together(std::size_t first) noexcept override;
     void closing() override;
     void cancel_own() noexcept override;
 
@@ -150,7 +150,9 @@ private:
     std::vector<iovec> payloads_;        // of each place
     std::vector<send_control> controls_; // empty until they are needed
     std::size_t largest_segment_ = no_limit;
-    unsigned singles_ = 0; // since that was made less
+    std::size_t proven_segment_ = 0; // that the way has taken
+    unsigned singles_ = 0;           // since largest_segment_ was made less
+    bool alone_ = false;             // what comes next waits until nothing is under way
     std::deque<segment_pieces> pieces_;
     segment_pieces* free_pieces_ = nullptr;
     cutting cutting_;

@@ -38,6 +38,7 @@ bool udp_outbox::submit_superpacket() {
             address(m.header, slot, pieces->of(0, plan.size()));
             add_control(m.header, controls_[place], slot, segment_size);
             core().driver().try_send_message(request, port().file(), m.header);
+            alone_ = segment_size > proven_segment_;
             return true;
         }
         if (pieces != nullptr) give_pieces(pieces); // no memory
@@ -124,8 +125,10 @@ bool udp_outbox::goes_again(packet_slot& slot, std::int32_t& result) {
     if (cutting_.waiting != 0) return segments_ended(slot, result);
     const offload::segmenter plan = plan_of(slot);
     if (!plan) return false;
-    if (result < 0) return step_down(-result, plan.header_size() + plan.payload_size());
+    const std::size_t segment_size = plan.header_size() + plan.payload_size();
+    if (result < 0) return step_down(-result, segment_size);
     ++statistics_.superpackets;
+    proven_segment_ = std::max(proven_segment_, segment_size);
     result = whole(slot);
     return false;
 }
