@@ -51,8 +51,7 @@ private:
     void write_v6(const ancillary& from) noexcept;
 
     alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(in6_pktinfo)) + 2 * CMSG_SPACE(sizeof(int)) +
-                                               CMSG_SPACE(sizeof(std::uint16_t))>
-        bytes_;
+                                               CMSG_SPACE(sizeof(std::uint16_t))> bytes_;
     std::size_t size_ = 0;
 };
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Segments of a superpacket as pieces for one sendmsg(2): the headers of each are made here, the payload stays where it
-// is.
+// What a socket makes of a packet that came from a device with its offload still to be done.
 #pragma once
 
 #include <cotun/offload/segments.hpp>
+
+#include "io/packet_pool.hpp"
 
 #include <algorithm>
 #include <cstddef>
@@ -15,6 +16,26 @@
 
 namespace cotun::detail {
 
+inline bool is_superpacket(const packet_pool& pool, const packet_slot& slot) noexcept {
+    return slot.has_offload && pool.offload_of(slot).is_superpacket();
+}
+
+/// How a superpacket is cut, whatever stands in front of its IP header: each segment begins with that, too.
+inline offload::segmenter plan_of(const packet_pool& pool, packet_slot& slot) noexcept {
+    const std::span<const std::byte> packet(slot.base + slot.offset, slot.size);
+    const offload::offload_state state = pool.offload_of(slot);
+    return offload::segments(packet, state, offload::find_network(packet, state));
+}
+
+/// What the kernel was to do of a device's packet, nobody does behind a socket.
+inline void complete_checksum(const packet_pool& pool, packet_slot& slot) noexcept {
+    if (!slot.has_offload) return;
+    offload::offload_state state = pool.offload_of(slot);
+    static_cast<void>(offload::complete_checksum({slot.base + slot.offset, slot.size}, state));
+    slot.has_offload = false;
+}
+
+/// Segments as pieces for sendmsg(2): the headers of each are made here, the payload stays where it is.
 class segment_pieces {
 public:
     /// Makes the pieces of `count` segments from `first` on: two for each. False: there is no memory.

@@ -66,7 +66,7 @@ bool udp_outbox::submit_next() {
     if (alone_ && in_flight_ != 0) return false; // its end brings us back
     alone_ = false;
     packet_slot& first = unwritten(0);
-    if (first.has_offload && core().pool().offload_of(first).is_superpacket()) return submit_superpacket();
+    if (is_superpacket(core().pool(), first)) return submit_superpacket();
     const std::size_t count = count_alike();
     return count > 1 ? submit_alike(count) : outbox::submit_next();
 }
@@ -75,7 +75,7 @@ void udp_outbox::transmit(ring::token request, std::size_t place, packet_slot& s
     messages_[place].charge = charge(slot.size);
     submitted_charge_ += messages_[place].charge;
     ++singles_;
-    complete(slot);
+    complete_checksum(core().pool(), slot);
     if (is_bare(slot))
         core().driver().try_send(request, port().file(), {slot.base + slot.offset, slot.size});
     else
@@ -84,7 +84,7 @@ void udp_outbox::transmit(ring::token request, std::size_t place, packet_slot& s
 
 // The estimate was wrong, or the kernel's bound has changed.
 void udp_outbox::transmit_waiting(ring::token request, std::size_t place, packet_slot& slot) {
-    complete(slot);
+    complete_checksum(core().pool(), slot);
     if (is_bare(slot))
         core().driver().send(request, port().file(), {slot.base + slot.offset, slot.size});
     else
@@ -94,14 +94,6 @@ void udp_outbox::transmit_waiting(ring::token request, std::size_t place, packet
 // Neither an address nor anything else goes with it.
 bool udp_outbox::is_bare(const packet_slot& slot) noexcept {
     return slot.origin_size == 0 && slot.ancillary != ancillary_state::to_send;
-}
-
-// What the kernel was to do of a device's packet, nobody does behind a socket.
-void udp_outbox::complete(packet_slot& slot) noexcept {
-    if (!slot.has_offload) return;
-    offload::offload_state state = core().pool().offload_of(slot);
-    static_cast<void>(complete_checksum({slot.base + slot.offset, slot.size}, state));
-    slot.has_offload = false;
 }
 
 const msghdr& udp_outbox::header_for(std::size_t place, packet_slot& slot) noexcept {
@@ -159,7 +151,7 @@ std::size_t udp_outbox::count_alike() {
 
 bool udp_outbox::goes_with(const packet_slot& first, const packet_slot& next) noexcept {
     const packet_pool& pool = core().pool();
-    if (next.has_offload && pool.offload_of(next).is_superpacket()) return false;
+    if (is_superpacket(pool, next)) return false;
     if (next.origin_size != first.origin_size ||
         !std::equal(first.origin.begin(), first.origin.begin() + first.origin_size, next.origin.begin()))
         return false;
@@ -175,7 +167,7 @@ bool udp_outbox::submit_alike(std::size_t count) {
     std::size_t bytes = 0;
     for (std::size_t i = 0; i < count; ++i) {
         packet_slot& slot = unwritten(i);
-        complete(slot);
+        complete_checksum(core().pool(), slot);
         payloads_[place + i] = {slot.base + slot.offset, slot.size};
         bytes += slot.size;
     }

@@ -108,7 +108,6 @@ private:
     /// Of several that are one send: they are one buffer of the kernel's, of pages that are filled.
     static std::size_t charge_together(std::size_t bytes) noexcept { return bytes + bytes / 8 + 2048; }
     static bool is_bare(const packet_slot& slot) noexcept;
-    void complete(packet_slot& slot) noexcept;
     const msghdr& header_for(std::size_t place, packet_slot& slot) noexcept;
     static void address(msghdr& header, packet_slot& slot, std::span<iovec> pieces) noexcept;
     void add_control(msghdr& header, send_control& control, const packet_slot& slot, std::size_t segment_size) noexcept;
@@ -121,7 +120,6 @@ private:
     bool step_down(int error, std::size_t segment_size) noexcept;
 
     // superpackets
-    offload::segmenter plan_of(packet_slot& slot) noexcept;
     bool submit_superpacket();
     segment_pieces* take_pieces() noexcept;
     void give_pieces(segment_pieces* pieces) noexcept;

@@ -13,17 +13,11 @@
 
 namespace cotun::detail {
 
-offload::segmenter udp_outbox::plan_of(packet_slot& slot) noexcept {
-    const std::span<const std::byte> packet(slot.base + slot.offset, slot.size);
-    const offload::offload_state state = core().pool().offload_of(slot);
-    return offload::segments(packet, state, offload::find_network(packet, state));
-}
-
 // Where one send takes all of it; else it is cut, when nothing is under way.
 bool udp_outbox::submit_superpacket() {
     const std::size_t place = first_place();
     packet_slot& slot = unwritten(0);
-    const offload::segmenter plan = plan_of(slot);
+    const offload::segmenter plan = plan_of(core().pool(), slot);
     const std::size_t segment_size = plan.header_size() + plan.payload_size();
     if (plan && plan.size() <= most_segments && plan.total_size() <= most_bytes && takes_segments(segment_size)) {
         if (!admits(charge_together(plan.total_size()))) return false;
@@ -69,7 +63,7 @@ void udp_outbox::give_pieces(segment_pieces* pieces) noexcept {
 // Goes on where it stopped. True: some segments wait, for room or for a request, and the packet is not over. What one
 // segment fails with is the packet's failure; those behind it go out all the same.
 bool udp_outbox::cut(std::size_t place, packet_slot& slot, std::int32_t& result) {
-    const offload::segmenter plan = plan_of(slot);
+    const offload::segmenter plan = plan_of(core().pool(), slot);
     if (!plan || core().forked()) { // then the socket is the parent's
         result = plan ? -ECANCELED : -EINVAL;
         return false;
@@ -122,8 +116,9 @@ void udp_outbox::await_turn(std::size_t place, const packet_slot& slot) {
 }
 
 bool udp_outbox::goes_again(packet_slot& slot, std::int32_t& result) {
+    if (!is_superpacket(core().pool(), slot)) return false;
     if (cutting_.waiting != 0) return segments_ended(slot, result);
-    const offload::segmenter plan = plan_of(slot);
+    const offload::segmenter plan = plan_of(core().pool(), slot);
     if (!plan) return false;
     const std::size_t segment_size = plan.header_size() + plan.payload_size();
     if (result < 0) return step_down(-result, segment_size);
@@ -134,7 +129,7 @@ bool udp_outbox::goes_again(packet_slot& slot, std::int32_t& result) {
 }
 
 bool udp_outbox::go_again(std::size_t place, packet_slot& slot, std::int32_t& result) {
-    if (slot.has_offload) return cut(place, slot, result);
+    if (is_superpacket(core().pool(), slot)) return cut(place, slot, result);
     return outbox::go_again(place, slot, result);
 }
 
