@@ -29,6 +29,7 @@ ROWS = {
     "channel_64": Row("channel_64", "the same with room for 64"),
     "timer": Row("timer", "a deadline set, a turn of the loop, the deadline cancelled; 1000 others stand"),
     "post_1": Row("post_1", "a function from another thread, which waits until it was called"),
+    "post_1_one": Row("post_1", "the same, both threads on one CPU: without one processor's way to wake another"),
     "post_256": Row("post_256", "the same in bursts of 256; for each function"),
     "tcp_1": Row("tcp", "TCP echo of 64 bytes, 1 connection", 1),
     "tcp_100": Row("tcp", "TCP echo of 64 bytes, 100 connections, one request in flight on each", 100),
@@ -46,11 +47,11 @@ NO_SUCH_ROW = 2  # a program's exit code
 
 
 def figures_of(row):
-    return ECHO if ROWS[row].in_flight else WAKES if row == "post_1" else WORK
+    return ECHO if ROWS[row].in_flight else WAKES if ROWS[row].program_row == "post_1" else WORK
 
 
 def work(processes, program, row, seconds):
-    cpus = processes.all_cpus if row.startswith("post") else processes.tested_cpus
+    cpus = processes.all_cpus if row in ("post_1", "post_256") else processes.tested_cpus
     process = processes.start(program, ROWS[row].program_row, seconds, cpus=cpus)
     out, err = process.communicate(timeout=30 * seconds + 30)
     if process.returncode == NO_SUCH_ROW:
