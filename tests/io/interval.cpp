@@ -102,14 +102,15 @@ TEST_CASE("interval: periods that nobody was told of are told to the next") {
 TEST_CASE("interval: of two tasks that wait for one, the second is refused") {
     const auto io = either();
     static constexpr auto body = [](reactor& r) -> task<> {
-        interval tick(r, 1ms);
+        interval tick(r, 1h); // never due, however slow the machine is
         cotun::scope both(r);
         static constexpr auto waits = [](interval& t) -> task<> { (void)co_await t.next(); };
         both.spawn(waits(tick));
         both.spawn(waits(tick));
         const auto end = co_await cotun::as_result(both.join());
         CHECK(end.error() == std::errc::device_or_resource_busy);
-        (void)co_await tick.next(); // and goes on
+        const auto later = co_await cotun::as_result(cotun::with_timeout(tick.next(), 1ms)); // and goes on
+        CHECK(later.error() == std::errc::timed_out);
     };
     io->run(body(*io));
 }
