@@ -4,6 +4,7 @@
 // the way does not take it.
 #include <cotun/coro/scope.hpp>
 #include <cotun/net/udp.hpp>
+#include <cotun/net/unix_datagram.hpp>
 #include <cotun/offload/segments.hpp>
 
 #include "../offload/packets.hpp"
@@ -579,4 +580,35 @@ TEST_CASE("segments: larger than the MTU of the way: in fragments, and nothing i
     CHECK(s.writes().packets == 14);
     CHECK(s.writes().failed() == 0);
     CHECK(s.writes().offload_refused >= 1);
+}
+
+TEST_CASE("segments: a Unix socket sends each as a message, and waits for a slow receiver", "[net][segments]") {
+    reactor io;
+    unix_datagram_options a, b;
+    const std::string name = "@cotun-segments-" + std::to_string(::getpid());
+    a.local = "@";
+    b.local = name;
+    b.largest_datagram = 2000;
+    unix_datagram from = open_unix_datagram(io, a), to = open_unix_datagram(io, b);
+    const fields f = tcp_fields(40 * 1000 + 7); // more than the queue of the receiver holds
+    std::vector<bytes> got;
+    static constexpr auto send = [](reactor& on, unix_datagram& s, const fields& of, std::string to_name) -> task<> {
+        packet whole = make_superpacket(on, of, 1000);
+        co_await s.send_to(std::move(whole), to_name);
+        packet last = co_await on.allocate(5);
+        co_await s.send_to(std::move(last), to_name);
+        co_await s.flush();
+    };
+    static constexpr auto receive = [](unix_datagram& s, std::vector<bytes>& into) -> task<> {
+        for (;;) {
+            const unix_message m = co_await s.receive();
+            if (m.payload.size() == 5) co_return;
+            into.emplace_back(m.payload.bytes().begin(), m.payload.bytes().end());
+        }
+    };
+    io.spawn(send(io, from, f, name));
+    io.run(receive(to, got));
+    CHECK(got == make_segments(f, 1000));
+    CHECK(from.writes().segmented == 1);
+    CHECK(from.writes().failed() == 0);
 }
