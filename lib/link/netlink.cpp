@@ -100,9 +100,7 @@ void netlink_socket::set_down(unsigned index) { perform(link::set_down(index)); 
 void netlink_socket::set_txqueuelen(unsigned index, unsigned packets) {
     perform(link::set_transmit_queue_length(index, packets));
 }
-void netlink_socket::set_gso_max_size(unsigned index, unsigned bytes, unsigned segments) {
-    perform(link::set_gso_max_size(index, bytes, segments));
-}
+void netlink_socket::set_gso_max_size(unsigned index, unsigned bytes) { perform(link::set_gso_max_size(index, bytes)); }
 void netlink_socket::set_mac(unsigned index, const wire::mac_address& mac) { perform(link::set_mac(index, mac)); }
 void netlink_socket::delete_link(unsigned index) { perform(link::delete_link(index)); }
 

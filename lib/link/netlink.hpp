@@ -41,7 +41,7 @@ public:
     void set_up(unsigned index);
     void set_down(unsigned index);
     void set_txqueuelen(unsigned index, unsigned packets);
-    void set_gso_max_size(unsigned index, unsigned bytes, unsigned segments = 0);
+    void set_gso_max_size(unsigned index, unsigned bytes);
     // EOPNOTSUPP for links without Ethernet addresses (TUN); EADDRNOTAVAIL for a multicast or zero address.
     void set_mac(unsigned index, const wire::mac_address& mac);
 

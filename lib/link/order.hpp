@@ -84,8 +84,7 @@ void check_link_name(std::string_view name, std::string_view intent);
 [[nodiscard]] order set_down(unsigned index);
 [[nodiscard]] order set_mtu(unsigned index, unsigned mtu);
 [[nodiscard]] order set_transmit_queue_length(unsigned index, unsigned packets);
-/// `segments`: how many a superpacket holds at most; 0: as it is.
-[[nodiscard]] order set_gso_max_size(unsigned index, unsigned bytes, unsigned segments = 0);
+[[nodiscard]] order set_gso_max_size(unsigned index, unsigned bytes);
 [[nodiscard]] order set_mac(unsigned index, const wire::mac_address& mac);
 [[nodiscard]] order delete_link(unsigned index);
 [[nodiscard]] order rename_link(unsigned index, std::string_view name);

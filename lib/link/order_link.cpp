@@ -97,10 +97,9 @@ order set_transmit_queue_length(unsigned index, unsigned packets) {
     return {std::move(req), fmt::format("set the transmit queue of LINK to {} packets", packets), index};
 }
 
-order set_gso_max_size(unsigned index, unsigned bytes, unsigned segments) {
+order set_gso_max_size(unsigned index, unsigned bytes) {
     request req{RTM_SETLINK, NLM_F_ACK, about(index)};
     req.attribute(IFLA_GSO_MAX_SIZE, std::uint32_t{bytes});
-    if (segments != 0) req.attribute(IFLA_GSO_MAX_SEGS, std::uint32_t{segments});
     return {std::move(req), fmt::format("set the largest superpacket of LINK to {} bytes", bytes), index,
             [](int error) -> std::string_view {
                 return error == EINVAL ? "it is more than the device (tso_max_size of `ip -d link`) can have" : "";

@@ -100,7 +100,10 @@ const msghdr& udp_outbox::header_for(std::size_t place, packet_slot& slot) noexc
     payloads_[place] = {slot.base + slot.offset, slot.size};
     msghdr& header = messages_[place].header;
     address(header, slot, {&payloads_[place], 1});
-    if (slot.ancillary == ancillary_state::to_send) add_control(header, controls_[place], slot, 0);
+    if (slot.ancillary == ancillary_state::to_send) {
+        add_control(controls_[place], slot, 0);
+        attach(header, controls_[place]);
+    }
     return header;
 }
 
@@ -114,11 +117,13 @@ void udp_outbox::address(msghdr& header, packet_slot& slot, std::span<iovec> pie
     header.msg_iovlen = pieces.size();
 }
 
-void udp_outbox::add_control(msghdr& header, send_control& control, const packet_slot& slot,
-                             std::size_t segment_size) noexcept {
+void udp_outbox::add_control(send_control& control, const packet_slot& slot, std::size_t segment_size) noexcept {
     control.clear();
     if (slot.ancillary == ancillary_state::to_send) control.write(core().pool().ancillary_of(slot));
     if (segment_size != 0) control.add_segment_size(static_cast<std::uint16_t>(segment_size));
+}
+
+void udp_outbox::attach(msghdr& header, send_control& control) noexcept {
     header.msg_control = control.data();
     header.msg_controllen = control.size();
 }
@@ -177,7 +182,8 @@ bool udp_outbox::submit_alike(std::size_t count) {
     m.charge = charge_together(bytes);
     submitted_charge_ += m.charge;
     address(m.header, first, {&payloads_[place], count});
-    add_control(m.header, controls_[place], first, first.size);
+    add_control(controls_[place], first, first.size);
+    attach(m.header, controls_[place]);
     submit_batch(count);
     const ring::token request = submit_several(count, std::span(indices).first(count));
     core().driver().try_send_message(request, port().file(), m.header);

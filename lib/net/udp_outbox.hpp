@@ -53,7 +53,6 @@ private:
     static constexpr std::size_t most_bytes = 65507;      // of a send's payload, over IPv4; IPv6 has room for more
     static constexpr std::size_t no_limit = most_bytes;   // of a segment
     static constexpr unsigned singles_until_trial = 4096; // datagrams that go one by one after a refusal
-    static constexpr std::size_t cut_at_once = 16;
 
     // What the kernel reads when a datagram is submitted, one for each place in the window.
     struct message {
@@ -110,7 +109,8 @@ private:
     static bool is_bare(const packet_slot& slot) noexcept;
     const msghdr& header_for(std::size_t place, packet_slot& slot) noexcept;
     static void address(msghdr& header, packet_slot& slot, std::span<iovec> pieces) noexcept;
-    void add_control(msghdr& header, send_control& control, const packet_slot& slot, std::size_t segment_size) noexcept;
+    void add_control(send_control& control, const packet_slot& slot, std::size_t segment_size) noexcept;
+    static void attach(msghdr& header, send_control& control) noexcept;
 
     // several at once
     std::size_t count_alike();

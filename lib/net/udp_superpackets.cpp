@@ -30,7 +30,8 @@ bool udp_outbox::submit_superpacket() {
             m.charge = charge_together(plan.total_size());
             submitted_charge_ += m.charge;
             address(m.header, slot, pieces->of(0, plan.size()));
-            add_control(m.header, controls_[place], slot, segment_size);
+            add_control(controls_[place], slot, segment_size);
+            attach(m.header, controls_[place]);
             core().driver().try_send_message(request, port().file(), m.header);
             alone_ = segment_size > proven_segment_;
             return true;
@@ -84,26 +85,24 @@ bool udp_outbox::cut(std::size_t place, packet_slot& slot, std::int32_t& result)
     return false;
 }
 
-// One send of `each` segments, or several of one each. How many segments have gone, or a negative errno; what did not
-// go is ready to be sent again, as the next `waiting` ones.
+// Several sends of `each` segments. How many segments have gone, or a negative errno; the first send is then ready to be
+// made again.
 int udp_outbox::send_segments(const offload::segmenter& plan, packet_slot& slot, std::size_t each) {
-    const std::size_t left = cutting_.count - cutting_.next;
-    const std::size_t count = std::min(left, each > 1 ? each : cut_at_once);
+    const std::size_t count = std::min(cutting_.count - cutting_.next, std::max(each, most_segments / 2) * 2);
     if (!cutting_.segments.make(plan, cutting_.next, count)) return -ENOMEM;
-    const bool together = each > 1;
-    const std::size_t size = plan.header_size() + plan.payload_size();
-    std::array<mmsghdr, cut_at_once> messages{};
-    const std::size_t sends = together ? 1 : count;
-    for (std::size_t i = 0; i < sends; ++i) {
-        msghdr& header = messages[i].msg_hdr;
-        address(header, slot, cutting_.segments.of(i, together ? count : 1));
-        if (together || slot.ancillary == ancillary_state::to_send)
-            add_control(header, cutting_.control, slot, together ? size : 0);
+    const std::size_t size = each > 1 ? plan.header_size() + plan.payload_size() : 0;
+    if (each > 1 || slot.ancillary == ancillary_state::to_send) add_control(cutting_.control, slot, size);
+    std::array<mmsghdr, most_segments> messages; // NOLINT: filled as far as they are used
+    std::size_t sends = 0;
+    for (std::size_t at = 0; at < count && sends < messages.size(); at += each) {
+        msghdr& header = messages[sends++].msg_hdr;
+        address(header, slot, cutting_.segments.of(at, std::min(each, count - at)));
+        if (each > 1 || slot.ancillary == ancillary_state::to_send) attach(header, cutting_.control);
     }
     cutting_.header = messages[0].msg_hdr;
-    cutting_.tried = together ? count : 1;
+    cutting_.tried = std::min(each, count);
     const int sent = core().driver().send_now(port().file(), std::span(messages).first(sends));
-    return sent <= 0 || !together ? sent : static_cast<int>(count);
+    return sent <= 0 ? sent : static_cast<int>(std::min(static_cast<std::size_t>(sent) * each, count));
 }
 
 // The ring waits for room, and nothing else is under way meanwhile.

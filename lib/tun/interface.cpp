@@ -178,15 +178,6 @@ private:
         }
     }
 
-    // Such that a superpacket, cut up, is one send of a UDP socket (UDP_SEGMENT: 64 datagrams, 65,507 bytes), with
-    // headers of up to 60 bytes, and as many as 80 that a tunnel puts in front of each segment.
-    void limit_superpackets(link::netlink_socket& netlink, const open_interface& made) const {
-        if (options_.gso_max_size != 0) return netlink.set_gso_max_size(made.index, options_.gso_max_size);
-        const unsigned segments = std::min(64U, 65507U / (made.mtu + 80));
-        if (made.virtio_header && segments != 0)
-            netlink.set_gso_max_size(made.index, segments * (made.mtu - 60), segments);
-    }
-
     // Addresses before up, so that nothing is sent without them; persistence last, so that a failure leaves nothing.
     void configure(open_interface& made) const {
         set_by_ioctl(made);
@@ -201,7 +192,7 @@ private:
             made.mtu = options_.mtu;
         }
         if (options_.txqueuelen != 0) netlink.set_txqueuelen(made.index, options_.txqueuelen);
-        limit_superpackets(netlink, made);
+        if (options_.gso_max_size != 0) netlink.set_gso_max_size(made.index, options_.gso_max_size);
         for (const wire::ip_prefix& address : options_.addresses) add_address(netlink, made.index, address);
         if (options_.up) {
             if ((found.flags & IFF_UP) == 0) netlink.set_up(made.index);

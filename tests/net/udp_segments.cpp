@@ -103,9 +103,16 @@ struct segment_rig : rig {
         settle();
     }
     void send(const sizes& all) {
-        packet_batch batch;
-        for (const std::size_t size : all) batch.push_back(make(next_++, size));
-        send(std::move(batch));
+        static constexpr auto body = [](segment_rig& of, sizes each) -> task<> {
+            for (const std::size_t size : each) {
+                packet p = of.io.try_allocate(size);
+                const unsigned n = of.next_++;
+                std::memcpy(p.bytes().data(), &n, std::min(size, sizeof n));
+                co_await of.socket.send(std::move(p));
+            }
+        };
+        io.spawn(body(*this, all));
+        settle();
     }
 
     std::vector<ring::scripted::request> sending() {
@@ -124,7 +131,7 @@ struct segment_rig : rig {
     std::vector<unsigned> numbers() {
         std::vector<unsigned> all;
         for (const auto& r : sending()) {
-            if (r.pieces.empty()) all.push_back(number_of(r.bytes));
+            if (r.pieces.empty() && !r.bytes.empty()) all.push_back(number_of(r.bytes));
             for (const iovec& piece : r.pieces)
                 all.push_back(number_of({static_cast<const std::byte*>(piece.iov_base), piece.iov_len}));
         }
@@ -184,7 +191,7 @@ TEST_CASE("segments: datagrams of one size are one send, and a shorter one is it
     segment_rig r;
     r.send({100, 100, 100, 40, 100, 100, 200, 200, 0, 0, 50});
     CHECK(r.counts() == sizes{4, 2, 2, 1, 1, 1});
-    CHECK(r.numbers().size() == 11);
+    CHECK(r.numbers() == std::vector<unsigned>{0, 1, 2, 3, 4, 5, 6, 7, 10});
     const auto all = r.sending();
     CHECK(segment_size(all[0].control) == 100);
     CHECK(segment_size(all[1].control) == 100);

@@ -78,8 +78,8 @@ struct device_options {
     /// has no such thing, and where others have the interface open without: device::offloads() tells.
     offload_options offload = no_offload;
     /// Bytes of the largest superpacket that the kernel makes for the device (its IFLA_GSO_MAX_SIZE, up to 65,536).
-    /// 0: such that a UDP socket sends all of its segments at once, with 80 bytes in front of each; without offload,
-    /// the kernel's default.
+    /// 0: the kernel's default. Less makes superpackets of TCP that fit one send of a UDP socket, once cut; but what
+    /// programs send that is larger (UDP_SEGMENT), the kernel cuts up before the device.
     unsigned gso_max_size = 0;
 
     /// Forces one way of reading; for trying, and for kernels whose multishot read misbehaves.
