@@ -90,8 +90,10 @@ ring::token outbox::submit_again(std::size_t place) {
     return e.request;
 }
 
-void outbox::refuse_for_now(entry& e) noexcept {
+void outbox::refuse_for_now(std::size_t place) noexcept {
+    entry& e = entries_[place];
     e.request = 0;
+    left(place);
     if (e.refused) return;
     if (refused_ == 0) misjudged();
     e.refused = true;
@@ -158,7 +160,7 @@ void outbox::on_completion(std::uint32_t place, const ring::completion& done) {
 void outbox::end_one(std::size_t place, std::int32_t result) {
     entry& e = entries_[place];
     const bool again = is_to_go_again(e, result);
-    if (again && failure_ == 0) return refuse_for_now(e);
+    if (again && failure_ == 0) return refuse_for_now(place);
     refused_ -= e.refused;
     finish(place, again ? -ECANCELED : result); // given up with all others
 }
@@ -169,18 +171,18 @@ void outbox::end_several(std::size_t first, std::int32_t result) {
     std::size_t over = count;
     if (result >= 0)
         went_together(first);
-    else if (failure_ == 0 && !is_final(-result))
+    else if (!is_final(-result))
         over = result == -EAGAIN && tries_ ? 0 : fail_together(first, count, -result);
-    else if (result == -EAGAIN)
-        result = -ECANCELED; // given up with all others
     for (std::size_t place = first; place != nowhere;) {
         entry& e = entries_[place];
         const std::size_t next = std::exchange(e.next, nowhere);
-        if (over == 0) {
-            refuse_for_now(e);
-        } else {
+        if (over > 0) {
             --over;
             finish(place, result < 0 ? result : whole(*e.slot));
+        } else if (failure_ == 0) {
+            refuse_for_now(place);
+        } else {
+            finish(place, -ECANCELED); // given up with all others
         }
         place = next;
     }

@@ -94,7 +94,7 @@ protected:
     /// Whether the descriptor takes this packet without waiting. If not, the derived class sees to it that retry() is
     /// called, at the latest when nothing is in flight any more.
     virtual bool admits(const packet_slot& slot) = 0;
-    /// The packet at `place` is no longer in flight.
+    /// The packet at `place` is no longer in flight. It may be said more than once.
     virtual void left(std::size_t) noexcept {}
     /// A request of several packets, the first of them at `place`, has failed with `error`. How many of them have
     /// failed so, from the first on; the others go again, one by one.
@@ -181,7 +181,7 @@ private:
     entry& at(std::uint64_t sequence) noexcept { return entries_[sequence & mask_]; }
     void accept(packet_slot* slot) noexcept;
     bool is_to_go_again(entry& e, std::int32_t& result);
-    void refuse_for_now(entry& e) noexcept;
+    void refuse_for_now(std::size_t place) noexcept;
     void end_one(std::size_t place, std::int32_t result);
     void end_several(std::size_t place, std::int32_t result);
     void submit_refused();

@@ -64,7 +64,7 @@ void udp_outbox::closing() {
 
 bool udp_outbox::submit_next() {
     if (alone_ && in_flight_ != 0) return false; // its end brings us back
-    alone_ = false;
+    alone_ = in_turn_ = false;
     packet_slot& first = unwritten(0);
     if (is_superpacket(core().pool(), first)) return submit_superpacket();
     const std::size_t count = count_alike();
@@ -72,8 +72,7 @@ bool udp_outbox::submit_next() {
 }
 
 void udp_outbox::transmit(ring::token request, std::size_t place, packet_slot& slot) {
-    messages_[place].charge = charge(slot.size);
-    submitted_charge_ += messages_[place].charge;
+    note_charge(place, charge(slot.size));
     ++singles_;
     complete_checksum(core().pool(), slot);
     if (is_bare(slot))
@@ -84,6 +83,7 @@ void udp_outbox::transmit(ring::token request, std::size_t place, packet_slot& s
 
 // The estimate was wrong, or the kernel's bound has changed.
 void udp_outbox::transmit_waiting(ring::token request, std::size_t place, packet_slot& slot) {
+    note_charge(place, charge(slot.size));
     complete_checksum(core().pool(), slot);
     if (is_bare(slot))
         core().driver().send(request, port().file(), {slot.base + slot.offset, slot.size});
@@ -130,6 +130,11 @@ void udp_outbox::attach(msghdr& header, send_control& control) noexcept {
 
 // The interface that one datagram was to leave by is not there; of a device's write it would be the end.
 int udp_outbox::meaning_of(int error) const noexcept { return error == ENODEV ? ENETUNREACH : error; }
+
+void udp_outbox::note_charge(std::size_t place, std::size_t bytes) noexcept {
+    messages_[place].charge = bytes;
+    submitted_charge_ += bytes;
+}
 
 void udp_outbox::left(std::size_t place) noexcept {
     message& m = messages_[place];
@@ -179,8 +184,7 @@ bool udp_outbox::submit_alike(std::size_t count) {
     message& m = messages_[place];
     if (!admits(charge_together(bytes))) return false;
     if (core().requests_left() == 0) return core().await_room(*this), false;
-    m.charge = charge_together(bytes);
-    submitted_charge_ += m.charge;
+    note_charge(place, charge_together(bytes));
     address(m.header, first, {&payloads_[place], count});
     add_control(controls_[place], first, first.size);
     attach(m.header, controls_[place]);
@@ -198,7 +202,17 @@ void udp_outbox::went_together(std::size_t first) noexcept {
 
 // An error that waited on the socket is that of the whole send, of which nothing went out.
 std::size_t udp_outbox::fail_together(std::size_t first, std::size_t count, int error) {
-    return step_down(error, in_window(first).size) ? 0 : count;
+    if (!step_down(error, in_window(first).size)) return count;
+    in_turn_ = true;
+    return 0;
+}
+
+// Those that were refused for want of room wait for it with the kernel. Others may be too large for what room there is
+// (see admits()), and wait here.
+bool udp_outbox::go_again(std::size_t place, packet_slot& slot, std::int32_t& result) {
+    if (is_superpacket(core().pool(), slot)) return cut(place, slot, result);
+    if (in_turn_ && !admits(slot)) return true;
+    return outbox::go_again(place, slot, result);
 }
 
 bool udp_outbox::takes_segments(std::size_t size) noexcept {

@@ -107,6 +107,7 @@ private:
     /// Of several that are one send: they are one buffer of the kernel's, of pages that are filled.
     static std::size_t charge_together(std::size_t bytes) noexcept { return bytes + bytes / 8 + 2048; }
     static bool is_bare(const packet_slot& slot) noexcept;
+    void note_charge(std::size_t place, std::size_t bytes) noexcept;
     const msghdr& header_for(std::size_t place, packet_slot& slot) noexcept;
     static void address(msghdr& header, packet_slot& slot, std::span<iovec> pieces) noexcept;
     void add_control(send_control& control, const packet_slot& slot, std::size_t segment_size) noexcept;
@@ -151,6 +152,7 @@ private:
     std::size_t proven_segment_ = 0; // that the way has taken
     unsigned singles_ = 0;           // since largest_segment_ was made less
     bool alone_ = false;             // what comes next waits until nothing is under way
+    bool in_turn_ = false;           // those that go again were refused as several at once, not for want of room
     std::deque<segment_pieces> pieces_;
     segment_pieces* free_pieces_ = nullptr;
     cutting cutting_;

@@ -27,8 +27,7 @@ bool udp_outbox::submit_superpacket() {
             if (request == 0) return give_pieces(pieces), false;
             message& m = messages_[place];
             m.segments = pieces;
-            m.charge = charge_together(plan.total_size());
-            submitted_charge_ += m.charge;
+            note_charge(place, charge_together(plan.total_size()));
             address(m.header, slot, pieces->of(0, plan.size()));
             add_control(controls_[place], slot, segment_size);
             attach(m.header, controls_[place]);
@@ -125,11 +124,6 @@ bool udp_outbox::goes_again(packet_slot& slot, std::int32_t& result) {
     proven_segment_ = std::max(proven_segment_, segment_size);
     result = whole(slot);
     return false;
-}
-
-bool udp_outbox::go_again(std::size_t place, packet_slot& slot, std::int32_t& result) {
-    if (is_superpacket(core().pool(), slot)) return cut(place, slot, result);
-    return outbox::go_again(place, slot, result);
 }
 
 bool udp_outbox::segments_ended(const packet_slot& slot, std::int32_t& result) noexcept {

@@ -218,7 +218,9 @@ TEST_CASE("segments: no more in one send than all kernels take", "[net][segments
             batch.push_back(std::move(p));
         }
         r.send(std::move(batch));
-        CHECK(r.counts() == sizes{3, 3, 2});
+        CHECK(r.counts() == sizes{3}); // the first that large
+        r.end();
+        CHECK(r.counts() == sizes{3, 2});
     }
     r.end_all();
     CHECK(r.writes().failed() == 0);
@@ -540,8 +542,8 @@ TEST_CASE("segments: the kernel makes of one send what was given", "[net][segmen
     std::vector<bytes> due;
     for (int round = 0; round < 5; ++round) {
         packet_batch batch;
-        for (std::size_t i = 0; i < 100; ++i) {
-            packet p = io.try_allocate(i < 50 ? 1200 : 100 + i);
+        for (std::size_t i = 0; i < 60; ++i) {
+            packet p = io.try_allocate(i < 40 ? 1200 : 100 + i);
             REQUIRE(p);
             std::memset(p.bytes().data(), static_cast<int>(i), p.size());
             due.emplace_back(p.bytes().begin(), p.bytes().end());
@@ -554,7 +556,7 @@ TEST_CASE("segments: the kernel makes of one send what was given", "[net][segmen
         io.run(send_and_flush(s, std::move(batch)));
     }
     CHECK(receiver.all() == due);
-    CHECK(s.writes().packets == 505);
+    CHECK(s.writes().packets == 305);
     CHECK(s.writes().superpackets >= 10);
     CHECK(s.writes().offload_refused == 0);
 }
