@@ -35,7 +35,7 @@ cotun::device open_end(cotun::reactor& io, const example::arguments& args, const
     options.netns = at == std::string::npos ? "" : where.substr(at + 1);
     options.addresses = args.prefixes("--address-" + side);
     options.mtu = args.number("--mtu");
-    if (!args.has("--no-offload")) options.offload = {};
+    if (args.has("--no-offload")) options.offload = cotun::no_offload;
     if (mode == "poll") options.read = cotun::read_mode::poll;
     if (mode == "multishot") options.read = cotun::read_mode::multishot;
     return cotun::open_tun(io, options);

@@ -36,7 +36,7 @@ cotun::device open_device(cotun::reactor& io, const example::arguments& args) {
     options.name = args.need("--dev");
     options.addresses = args.prefixes("--address");
     options.mtu = args.has("--mtu") ? args.number("--mtu") : 1420;
-    if (!args.has("--no-offload")) options.offload = {};
+    if (args.has("--no-offload")) options.offload = cotun::no_offload;
     return args.has("--tap") ? cotun::open_tap(io, options) : cotun::open_tun(io, options);
 }
 

@@ -84,8 +84,8 @@ bool udp_outbox::cut(std::size_t place, packet_slot& slot, std::int32_t& result)
     return false;
 }
 
-// Several sends of `each` segments. How many segments have gone, or a negative errno; the first send is then ready to be
-// made again.
+// Several sends of `each` segments. How many segments have gone, or a negative errno; the first send is then ready to
+// be made again.
 int udp_outbox::send_segments(const offload::segmenter& plan, packet_slot& slot, std::size_t each) {
     const std::size_t count = std::min(cutting_.count - cutting_.next, std::max(each, most_segments / 2) * 2);
     if (!cutting_.segments.make(plan, cutting_.next, count)) return -ENOMEM;

@@ -6,10 +6,14 @@
 // set of headers (generic segmentation offload). A device that takes it whole saves the kernel, and the program, the
 // work of each packet. A packet says what it is: packet::offload().
 //
-//     cotun::device dev = cotun::open_tun(io, {.name = "tun0", .offload = {}});
+//     for (cotun::packet& p : co_await dev.read_packets())
+//         if (p.offload().is_superpacket()) ...                  // whoever looks into packets may meet one
 //
-// Devices write a superpacket as it is, or cut it where the other device has no such thing. Sockets do not know them
-// yet: who sends packets elsewhere cuts them up (offload/segments.hpp), or leaves this off, as it is by default.
+// It is on unless no_offload is given. Programs that pass packets on need not know: devices write a superpacket as it
+// is, or cut it where the other device has no such thing; UDP and Unix sockets send its segments, with whatever the
+// program has put in front of it in front of each. Programs that make something else of the bytes, such as encrypting
+// them or writing them to a stream, cut it first (offload/segments.hpp), or give no_offload. So do those that change
+// what a checksum covers: where packet::offload() says needs_checksum, the field holds the pseudo header's sum alone.
 //
 // What the running kernel has is found by trying, from the richest set to none. Source:
 // Documentation/networking/tuntap.rst; the virtio specification, 5.1.6.
@@ -54,7 +58,7 @@ struct offload_options {
     merge_options merge{};
 };
 
-/// No offload at all: for programs that take each packet's bytes somewhere where nobody knows of superpackets.
+/// No offload at all: for programs that make something of each packet's bytes for which it must be a whole one.
 inline constexpr offload_options no_offload{false, superpacket_kinds::none(), superpacket_kinds::none(), {}};
 
 /// What a device and the kernel have agreed upon.
