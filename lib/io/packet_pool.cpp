@@ -127,6 +127,13 @@ void packet_pool::give(packet_slot* s) noexcept {
     }
 }
 
+void packet_pool::complete_checksum(packet_slot& slot) const noexcept {
+    if (!slot.has_offload) return;
+    offload::offload_state state = offload_of(slot);
+    static_cast<void>(offload::complete_checksum({slot.base + slot.offset, slot.size}, state));
+    slot.has_offload = false;
+}
+
 void packet_pool::keep_ancillary() {
     if (!ancillary_) ancillary_ = std::make_unique<ancillary[]>(made_);
     keep_view_ancillary();

@@ -98,6 +98,12 @@ public:
         state_of(slot) = state;
     }
 
+    bool is_superpacket(const packet_slot& slot) const noexcept {
+        return slot.has_offload && state_of(slot).is_superpacket();
+    }
+    /// What the kernel was to do of a device's packet, nobody does behind a socket. Not of a superpacket.
+    void complete_checksum(packet_slot& slot) const noexcept;
+
     // --- views ------------------------------------------------------------------------------------------------------
 
     // Several packets that were read into one buffer, each as a packet of its own, without a copy. Such a one has

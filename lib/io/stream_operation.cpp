@@ -145,9 +145,15 @@ void stream_read_until_operation::give_up() noexcept {
 
 namespace {
 
-// A stream's queue goes from slot to slot of the pool: a packet that shares its buffer with others moves.
+// What a stream's reader gets are bytes, of which nobody knows that they are to be cut. And a stream's queue goes from
+// slot to slot of the pool: a packet that shares its buffer with others moves.
 std::span<const std::byte> bytes_of_own(packet& p) {
     detail::packet_slot* const given = detail::packet_pool::look(p);
+    if (given->pool->is_superpacket(*given))
+        detail::fail(EINVAL,
+                     "stream: write of a superpacket: write its segments (cotun/offload/segments.hpp), or open the "
+                     "device with no_offload");
+    given->pool->complete_checksum(*given);
     if (given->pool->is_view(*given)) {
         detail::packet_slot* const own = given->pool->unshare(given);
         static_cast<void>(detail::packet_pool::unwrap(std::move(p)));

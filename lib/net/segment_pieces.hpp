@@ -16,23 +16,11 @@
 
 namespace cotun::detail {
 
-inline bool is_superpacket(const packet_pool& pool, const packet_slot& slot) noexcept {
-    return slot.has_offload && pool.offload_of(slot).is_superpacket();
-}
-
 /// How a superpacket is cut, whatever stands in front of its IP header: each segment begins with that, too.
 inline offload::segmenter plan_of(const packet_pool& pool, packet_slot& slot) noexcept {
     const std::span<const std::byte> packet(slot.base + slot.offset, slot.size);
     const offload::offload_state state = pool.offload_of(slot);
     return offload::segments(packet, state, offload::find_network(packet, state));
-}
-
-/// What the kernel was to do of a device's packet, nobody does behind a socket.
-inline void complete_checksum(const packet_pool& pool, packet_slot& slot) noexcept {
-    if (!slot.has_offload) return;
-    offload::offload_state state = pool.offload_of(slot);
-    static_cast<void>(offload::complete_checksum({slot.base + slot.offset, slot.size}, state));
-    slot.has_offload = false;
 }
 
 /// Segments as pieces for sendmsg(2): the headers of each are made here, the payload stays where it is.

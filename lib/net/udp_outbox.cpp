@@ -66,7 +66,7 @@ bool udp_outbox::submit_next() {
     if (alone_ && in_flight_ != 0) return false; // its end brings us back
     alone_ = in_turn_ = false;
     packet_slot& first = unwritten(0);
-    if (is_superpacket(core().pool(), first)) return submit_superpacket();
+    if (core().pool().is_superpacket(first)) return submit_superpacket();
     const std::size_t count = count_alike();
     return count > 1 ? submit_alike(count) : outbox::submit_next();
 }
@@ -74,7 +74,7 @@ bool udp_outbox::submit_next() {
 void udp_outbox::transmit(ring::token request, std::size_t place, packet_slot& slot) {
     note_charge(place, charge(slot.size));
     ++singles_;
-    complete_checksum(core().pool(), slot);
+    core().pool().complete_checksum(slot);
     if (is_bare(slot))
         core().driver().try_send(request, port().file(), {slot.base + slot.offset, slot.size});
     else
@@ -84,7 +84,7 @@ void udp_outbox::transmit(ring::token request, std::size_t place, packet_slot& s
 // The estimate was wrong, or the kernel's bound has changed.
 void udp_outbox::transmit_waiting(ring::token request, std::size_t place, packet_slot& slot) {
     note_charge(place, charge(slot.size));
-    complete_checksum(core().pool(), slot);
+    core().pool().complete_checksum(slot);
     if (is_bare(slot))
         core().driver().send(request, port().file(), {slot.base + slot.offset, slot.size});
     else
@@ -161,7 +161,7 @@ std::size_t udp_outbox::count_alike() {
 
 bool udp_outbox::goes_with(const packet_slot& first, const packet_slot& next) noexcept {
     const packet_pool& pool = core().pool();
-    if (is_superpacket(pool, next)) return false;
+    if (pool.is_superpacket(next)) return false;
     if (next.origin_size != first.origin_size ||
         !std::equal(first.origin.begin(), first.origin.begin() + first.origin_size, next.origin.begin()))
         return false;
@@ -177,7 +177,7 @@ bool udp_outbox::submit_alike(std::size_t count) {
     std::size_t bytes = 0;
     for (std::size_t i = 0; i < count; ++i) {
         packet_slot& slot = unwritten(i);
-        complete_checksum(core().pool(), slot);
+        core().pool().complete_checksum(slot);
         payloads_[place + i] = {slot.base + slot.offset, slot.size};
         bytes += slot.size;
     }
@@ -210,7 +210,7 @@ std::size_t udp_outbox::fail_together(std::size_t first, std::size_t count, int 
 // Those that were refused for want of room wait for it with the kernel. Others may be too large for what room there is
 // (see admits()), and wait here.
 bool udp_outbox::go_again(std::size_t place, packet_slot& slot, std::int32_t& result) {
-    if (is_superpacket(core().pool(), slot)) return cut(place, slot, result);
+    if (core().pool().is_superpacket(slot)) return cut(place, slot, result);
     if (in_turn_ && !admits(slot)) return true;
     return outbox::go_again(place, slot, result);
 }

@@ -114,7 +114,7 @@ void udp_outbox::await_turn(std::size_t place, const packet_slot& slot) {
 }
 
 bool udp_outbox::goes_again(packet_slot& slot, std::int32_t& result) {
-    if (!is_superpacket(core().pool(), slot)) return false;
+    if (!core().pool().is_superpacket(slot)) return false;
     if (cutting_.waiting != 0) return segments_ended(slot, result);
     const offload::segmenter plan = plan_of(core().pool(), slot);
     if (!plan) return false;

@@ -118,14 +118,14 @@ void unix_outbox::write_out() {
 }
 
 int unix_outbox::write_some() {
-    if (is_superpacket(core().pool(), unwritten(0))) return write_segments();
+    if (core().pool().is_superpacket(unwritten(0))) return write_segments();
     std::array<mmsghdr, at_once> messages; // NOLINT: filled as far as they are used
     std::array<iovec, at_once> payloads;   // NOLINT
     std::size_t count = 0;
     for (; count < std::min(unwritten(), at_once); ++count) {
         packet_slot& slot = unwritten(count);
-        if (is_superpacket(core().pool(), slot)) break;
-        complete_checksum(core().pool(), slot);
+        if (core().pool().is_superpacket(slot)) break;
+        core().pool().complete_checksum(slot);
         payloads[count] = {slot.base + slot.offset, slot.size};
         messages[count].msg_hdr = header_of(slot, {&payloads[count], 1}, true);
     }

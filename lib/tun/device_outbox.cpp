@@ -324,7 +324,7 @@ bool device_outbox::goes_again(packet_slot& slot, std::int32_t& result) {
 }
 
 bool device_outbox::go_again(std::size_t place, packet_slot& slot, std::int32_t& result) {
-    if (slot.has_offload && core().pool().offload_of(slot).is_superpacket()) return cut(place, slot, result);
+    if (core().pool().is_superpacket(slot)) return cut(place, slot, result);
     return outbox::go_again(place, slot, result);
 }
 
