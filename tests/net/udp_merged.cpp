@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Datagrams that the kernel hands over many at a time (UDP_GRO): each is a packet of its own, and none is lost.
+#include <cotun/coro/result.hpp>
 #include <cotun/net/tcp.hpp>
 #include <cotun/net/udp.hpp>
 
@@ -155,6 +156,10 @@ TEST_CASE("datagrams that came as one go on to a stream, whole and in order", "[
         tcp_listener at = listen_tcp(on, {.local = endpoint::from_string("127.0.0.1:4713")});
         tcp_stream there = co_await connect_tcp(on, endpoint::from_string("127.0.0.1:4713"));
         tcp_stream here_too = co_await at.accept();
+        packet super = co_await on.allocate(3000);
+        super.set_offload({.segment_size = 1000, .header_length = 40, .type = offload::segment_type::tcp4});
+        const auto refused = co_await as_result(there.write(std::move(super)));
+        CHECK(refused.error() == std::errc::invalid_argument); // its reader could not tell
         send_run(0, 20, 1000, 1000);
         send_run(20, 20, 3000, 3000); // larger than a small buffer
         co_await write(from, there);

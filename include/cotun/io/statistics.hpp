@@ -47,9 +47,9 @@ struct read_statistics {
 struct write_statistics {
     std::uint64_t packets = 0;         // written
     std::uint64_t bytes = 0;           // written
-    std::uint64_t superpackets = 0;    // of packets: written as they were
-    std::uint64_t segmented = 0;       // of packets: superpackets that were written as segments
-    std::uint64_t offload_refused = 0; // kinds of superpackets that the kernel refused, and that go as segments since
+    std::uint64_t superpackets = 0;    // writes of several packets at once: superpackets, merged ones, UDP_SEGMENT
+    std::uint64_t segmented = 0;       // of packets: superpackets that were written in several steps
+    std::uint64_t offload_refused = 0; // times that the kernel refused such a write: they go one by one since
     std::uint64_t link_down = 0;       // failed: EIO, ENETDOWN: the link is not up
     std::uint64_t invalid = 0;         // failed: EINVAL and the like: not a packet that the kernel takes
     std::uint64_t too_large = 0;       // failed: EMSGSIZE
