@@ -92,6 +92,7 @@ void device::set_carrier(bool on) {
 void device::set_persistent(bool on) {
     if (ioctl(port().descriptor(), TUNSETPERSIST, on ? 1UL : 0UL) != 0)
         refuse(port(), "set_persistent", "TUNSETPERSIST");
+    port().note_persistent(on);
 }
 
 device open_device(reactor& io, const device_options& wanted, device_kind kind) {

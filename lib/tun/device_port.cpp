@@ -3,6 +3,7 @@
 
 #include "link/netlink.hpp"
 #include "link/netns_scope.hpp"
+#include "tun/offload_agreement.hpp"
 #include "tun/tun_driver.hpp"
 
 #include <algorithm>
@@ -79,8 +80,12 @@ void device_port::on_offload_refused() noexcept {
     events_->put(event);
 }
 
+// A program that attaches to the interface later, and knows nothing of superpackets, would be given them. Of several
+// queues, others may be open still.
 void device_port::leaving() noexcept {
     if (events_) events_->end();
+    const bool stays = (flags_ & (IFF_PERSIST | IFF_MULTI_QUEUE)) == IFF_PERSIST;
+    if (stays && front_.virtio && !core().forked()) clear_offloads(descriptor());
 }
 
 // Where the namespace cannot be entered, or netlink is short of memory, packets go all the same.

@@ -35,6 +35,8 @@ public:
     inbox& in() noexcept override { return inbox_; }
     outbox& out() noexcept override { return outbox_; }
 
+    /// The interface stays when its last descriptor is closed.
+    void note_persistent(bool on) noexcept { flags_ = (flags_ & ~unsigned{IFF_PERSIST}) | (on ? IFF_PERSIST : 0U); }
     device_kind kind() const noexcept;
     bool is_multi_queue() const noexcept;
     const std::string& name() const noexcept { return name_; }
@@ -61,7 +63,7 @@ private:
     void resize(unsigned mtu) noexcept;
 
     std::string name_;
-    const unsigned flags_; // as TUNGETIFF told
+    unsigned flags_; // as TUNGETIFF told
     unsigned index_;
     unsigned mtu_;
     const std::string clone_device_;

@@ -198,8 +198,10 @@ private:
             if ((found.flags & IFF_UP) == 0) netlink.set_up(made.index);
             wait_for_delivery(netlink);
         }
-        if (options_.persist && *options_.persist != ((made.flags & IFF_PERSIST) != 0))
+        if (options_.persist && *options_.persist != ((made.flags & IFF_PERSIST) != 0)) {
             set(made.descriptor.get(), TUNSETPERSIST, *options_.persist ? 1UL : 0UL, "persist (TUNSETPERSIST)");
+            made.flags ^= IFF_PERSIST;
+        }
     }
 
     void set_by_ioctl(open_interface& made) const {
