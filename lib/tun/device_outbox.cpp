@@ -94,8 +94,14 @@ void device_outbox::closing() {
 
 bool device_outbox::submit_next() {
     if (is_cut(unwritten(0))) return submit_cut();
-    if (coalescer_ != nullptr && unwritten() > 1) return submit_merged();
-    return outbox::submit_next();
+    if (coalescer_ != nullptr && unwritten() > 1 && alone_left_ == 0) return submit_merged();
+    return submit_one();
+}
+
+bool device_outbox::submit_one() {
+    if (!outbox::submit_next()) return false;
+    if (alone_left_ > 0) --alone_left_;
+    return true;
 }
 
 // --- merging -------------------------------------------------------------------------------------------------------
@@ -113,17 +119,21 @@ void device_outbox::make_coalescer() {
 }
 
 bool device_outbox::submit_merged() {
+    std::size_t worth = 0;
+    std::size_t count = mergeable(worth);
+    if (worth < 2) {
+        alone_left_ = count;
+        return submit_one();
+    }
     if (in_flight_ != 0) return false; // its end brings us back
     alone_ = false;
-    std::size_t count = mergeable();
-    if (count < 2) return outbox::submit_next();
     count = std::min<std::size_t>(count, core().requests_left());
     if (count == 0) return core().await_room(*this), false;
     try {
         if (std::exchange(remake_, false)) make_coalescer();
         count = merge(count);
     } catch (const std::bad_alloc&) {
-        return outbox::submit_next();
+        return submit_one();
     }
     submit_batch(count);
     for (const offload::superpacket& s : merged_) {
@@ -138,12 +148,15 @@ bool device_outbox::submit_merged() {
     return true;
 }
 
-// How many of the next can be looked at together: up to one that is cut, or that is no IP packet.
-std::size_t device_outbox::mergeable() noexcept {
+// How many of the next can be looked at together: up to one that is cut, or that is no IP packet. And how many of them
+// are worth it: a superpacket is one already, and an acknowledgement has nothing to merge.
+std::size_t device_outbox::mergeable(std::size_t& worth) noexcept {
+    constexpr std::size_t least = 80;
     std::size_t count = 0;
     for (; count < std::min<std::size_t>(unwritten(), usual_window); ++count) {
         const packet_slot& slot = unwritten(count);
         if (is_cut(slot)) break;
+        worth += slot.size > least && !core().pool().is_superpacket(slot);
         if (!shape_.ethernet) continue;
         const std::uint16_t type = ether_type(bytes_of(slot));
         if (type != ETH_P_IP && type != ETH_P_IPV6) break;

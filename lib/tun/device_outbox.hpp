@@ -85,7 +85,8 @@ private:
     bool submit_cut();
     bool submit_merged();
     std::size_t merge(std::size_t count);
-    std::size_t mergeable() noexcept;
+    bool submit_one();
+    std::size_t mergeable(std::size_t& worth) noexcept;
     void make_coalescer();
     bool cut(std::size_t place, packet_slot& slot, std::int32_t& result);
     void wait_for_room(std::size_t place, const packet_slot& slot);
@@ -105,6 +106,7 @@ private:
     cutting cutting_;
     const merge_options merging_;
     bool remake_ = false;                                       // the coalescer: there are fewer kinds
+    std::size_t alone_left_ = 0;                                // of the next, those that are not worth looking at
     std::unique_ptr<offload::coalescer> coalescer_;             // nullptr: nothing is merged
     std::span<const offload::superpacket> merged_{};            // the last batch
     std::unique_ptr<offload::offload_state[]> merged_states_{}; // of what goes with the first packet, at its place
