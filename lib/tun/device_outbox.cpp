@@ -126,7 +126,6 @@ bool device_outbox::submit_merged() {
         return submit_one();
     }
     if (in_flight_ != 0) return false; // its end brings us back
-    alone_ = false;
     count = std::min<std::size_t>(count, core().requests_left());
     if (count == 0) return core().await_room(*this), false;
     try {
@@ -164,8 +163,8 @@ std::size_t device_outbox::mergeable(std::size_t& worth) noexcept {
     return count;
 }
 
-// The first of a kind that the kernel is given is the last of its batch, so that none of its flow overtakes it if it is
-// refused. How many packets the batch has then.
+// The first of a kind that the kernel is given is the last of its batch, and nothing follows before it is over, so that
+// none of its flow overtakes it if it is refused. How many packets the batch has then.
 std::size_t device_outbox::merge(std::size_t count) {
     for (;;) {
         coalescer_->begin();
@@ -175,7 +174,8 @@ std::size_t device_outbox::merge(std::size_t count) {
         const auto unproven = std::find_if(merged_.begin(), merged_.end(), [this](const offload::superpacket& s) {
             return s.state.is_superpacket() && (taken_ & bit_of(s.state)) == 0;
         });
-        if (unproven == merged_.end() || unproven->packets.back() + 1 == count) return count;
+        alone_ = unproven != merged_.end();
+        if (!alone_ || unproven->packets.back() + 1 == count) return count;
         count = unproven->packets.back() + 1;
     }
 }
