@@ -58,7 +58,8 @@ class Sample:
             raise BenchError("a thread of the forwarder ended during the load: its processor time is lost")
         forwarded = self.forwarded - before.forwarded
         offered = max(self.offered - before.offered, 1)
-        return {"packets": forwarded, "octets": self.octets - before.octets, "cpu_seconds": self.cpu_seconds - before.cpu_seconds,
+        return {"packets": forwarded, "octets": self.octets - before.octets,
+                "cpu_seconds": self.cpu_seconds - before.cpu_seconds,
                 "waited_seconds": self.waited_seconds - before.waited_seconds,
                 "loss": max(0.0, 1 - forwarded / offered)}
 
