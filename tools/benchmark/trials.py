@@ -125,19 +125,20 @@ def join_by_veth(lab):
     lab.load_cpus = lab.all_cpus
 
 
-def start_forwarder(lab, name, program, offload):
-    """None for what needs no program."""
+def start_forwarder(lab, name, program, offload, machine=()):
+    """None for what needs no program. `machine` is the command that runs it, if it does not run by itself."""
     if program is None:
         return join_by_veth(lab)
     a, b = lab.namespaces
     # cotun's own takes offload unless told otherwise, the baselines if they are told.
     switches = {("cotun", False): ["--no-offload"], ("cotun", True): []}
     switch = switches.get((name, offload), ["--offload"] if offload else [])
-    forwarder = lab.start(program, "--a", f"tun_a@{a}", "--address-a", ADDRESSES[0] + "/24",
+    forwarder = lab.start(*machine, program, "--a", f"tun_a@{a}", "--address-a", ADDRESSES[0] + "/24",
                           "--b", f"tun_b@{b}", "--address-b", ADDRESSES[1] + "/24", "--mtu", MTU, *switch,
                           cpus=lab.tested_cpus)
     for netns, device in ((a, "tun_a"), (b, "tun_b")):
-        wait_until(lambda: is_up(netns, device), 5, forwarder, f"forwarder '{name}', device {device}")
+        seconds = 30 if machine else 5
+        wait_until(lambda: is_up(netns, device), seconds, forwarder, f"forwarder '{name}', device {device}")
         run("ip", "-n", netns, "link", "set", "dev", device, "txqueuelen", QUEUE_PACKETS)
     return forwarder
 
