@@ -196,8 +196,8 @@ bool batch::split(bytes data, std::size_t length) {
         const std::size_t start = header.checksum_start;
         const std::size_t place = start + header.checksum_offset;
         if (place + 2 > length) return false;
-        const std::uint16_t value = static_cast<std::uint16_t>(~fold(sum(packet + start, length - start)));
-        store_sum(packet + place, value);
+        const auto value = static_cast<std::uint16_t>(~fold(sum(packet + start, length - start)));
+        store_sum(packet + place, value == 0 && header.checksum_offset == 6 ? std::uint16_t{0xffff} : value);
     }
     slots_[0].length = length;
     std::memcpy(slots_[0].packet(), packet, length);
