@@ -171,12 +171,13 @@ std::size_t device_outbox::merge(std::size_t count) {
         for (std::size_t i = 0; i < count; ++i)
             coalescer_->add(bytes_of(unwritten(i)), core().pool().offload_of(unwritten(i)));
         merged_ = coalescer_->finish();
-        const auto unproven = std::find_if(merged_.begin(), merged_.end(), [this](const offload::superpacket& s) {
-            return s.state.is_superpacket() && (taken_ & bit_of(s.state)) == 0;
-        });
-        alone_ = unproven != merged_.end();
-        if (!alone_ || unproven->packets.back() + 1 == count) return count;
-        count = unproven->packets.back() + 1;
+        std::size_t end = count + 1; // of the unproven one that ends first
+        for (const offload::superpacket& s : merged_)
+            if (s.state.is_superpacket() && (taken_ & bit_of(s.state)) == 0)
+                end = std::min<std::size_t>(end, s.packets.back() + 1);
+        alone_ = end <= count;
+        if (end >= count) return count;
+        count = end;
     }
 }
 

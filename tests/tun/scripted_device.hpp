@@ -171,11 +171,11 @@ struct device_rig {
         }
         take_merged(written);
     }
-    /// Whether write number `index` of those is a superpacket.
-    bool is_merged(std::size_t index) const {
+    /// The type of segments (virtio-net) of write number `index` of those; 0: it is no superpacket.
+    unsigned merged_type(std::size_t index) const {
         for (const scripted::request& q : r.kernel.in_flight)
-            if (is_ours(q) && index-- == 0) return is_super(packet_of(q));
-        return false;
+            if (is_ours(q) && index-- == 0) return std::to_integer<unsigned>(packet_of(q)[1]);
+        return 0;
     }
     /// Packets that the device has merged.
     void take_merged(const bytes& written) {
