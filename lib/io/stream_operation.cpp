@@ -145,14 +145,9 @@ void stream_read_until_operation::give_up() noexcept {
 
 namespace {
 
-// What a stream's reader gets are bytes, of which nobody knows that they are to be cut. And a stream's queue goes from
-// slot to slot of the pool: a packet that shares its buffer with others moves.
+// A stream's queue goes from slot to slot of the pool: a packet that shares its buffer with others moves.
 std::span<const std::byte> bytes_of_own(packet& p) {
     detail::packet_slot* const given = detail::packet_pool::look(p);
-    if (given->pool->is_superpacket(*given))
-        detail::fail(EINVAL,
-                     "stream: write of a superpacket: write its segments (cotun/offload/segments.hpp), or open the "
-                     "device with no_offload");
     given->pool->complete_checksum(*given);
     if (given->pool->is_view(*given)) {
         detail::packet_slot* const own = given->pool->unshare(given);
@@ -174,6 +169,10 @@ bool stream_write_operation::await_ready() {
     detail::stream_writer& writer = to_->writer();
     failure_ = writer.refusal();
     if (failure_ != 0 || bytes_.empty()) return true;
+    if (packet_ && packet_.offload().is_superpacket()) { // the reader of its bytes could not tell
+        failure_ = EINVAL;
+        return true;
+    }
     if (packet_) bytes_ = bytes_of_own(packet_);
     if (some_) {
         sent_ = writer.accept_some(*this);
