@@ -7,6 +7,8 @@
 //     forwarder --a tun0@left --address-a 10.8.0.1/24 --b tun0@right --address-b 10.8.0.2/24 &
 //     ip netns exec left ping 10.8.0.2
 //
+// Superpackets pass through whole, unless --no-offload is given.
+//
 // It is written one packet at a time, as a first program would be: reads take what has already come without a system
 // call, and writes are gathered and handed over in one.
 #include "program.hpp"
@@ -15,7 +17,7 @@ namespace {
 
 constexpr const char* usage =
     "usage: forwarder --a NAME[@NETNS] --address-a CIDR[,CIDR]\n"
-    "                 --b NAME[@NETNS] --address-b CIDR[,CIDR] [--mtu N] [--read poll|multishot]\n";
+    "                 --b NAME[@NETNS] --address-b CIDR[,CIDR] [--mtu N] [--read poll|multishot] [--no-offload]\n";
 
 cotun::task<> pump(cotun::device& from, cotun::device& to) {
     for (;;) {
@@ -33,13 +35,14 @@ cotun::device open_end(cotun::reactor& io, const example::arguments& args, const
     options.netns = at == std::string::npos ? "" : where.substr(at + 1);
     options.addresses = args.prefixes("--address-" + side);
     options.mtu = args.number("--mtu");
+    if (args.has("--no-offload")) options.offload = cotun::no_offload;
     if (mode == "poll") options.read = cotun::read_mode::poll;
     if (mode == "multishot") options.read = cotun::read_mode::multishot;
     return cotun::open_tun(io, options);
 }
 
 void forward(int argc, char** argv) {
-    const example::arguments args(argc, argv, usage);
+    const example::arguments args(argc, argv, usage, {"--no-offload"});
     cotun::reactor io;
     example::stop_on_signals(io);
     cotun::device a = open_end(io, args, "a");

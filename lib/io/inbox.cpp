@@ -23,7 +23,8 @@ constexpr unsigned buffers_at_once = 64;
 
 } // namespace
 
-inbox::inbox(packet_port& port, reactor_core& core, size_class c, read_mode mode, ring::feature needed, unsigned quota)
+inbox::inbox(packet_port& port, reactor_core& core, size_class c, read_mode mode, ring::feature needed, unsigned quota,
+             unsigned parts)
     : port_(&port),
       core_(&core),
       class_(c),
@@ -33,7 +34,7 @@ inbox::inbox(packet_port& port, reactor_core& core, size_class c, read_mode mode
       quota_(quota),
       target_(quota),
       in_group_(quota),
-      queue_(quota) {}
+      queue_(quota * parts) {}
 
 void inbox::start() {
     core_->add_reader(*this, class_);
@@ -85,12 +86,49 @@ bool inbox::make_room_for(std::size_t size) noexcept {
 // --- packets -------------------------------------------------------------------------------------------------------
 
 void inbox::deliver(packet_slot& slot) {
+    if (several_ != 0) return deliver_parts(slot, std::exchange(several_, 0U));
     ++statistics_.packets;
     statistics_.bytes += slot.size;
     failures_in_row_ = 0;
     starved_ = false;
     queue_.push_back(&slot);
     if (!waiters_.empty()) promise();
+}
+
+void inbox::deliver_parts(packet_slot& slot, std::uint32_t size) {
+    unsigned count = 0;
+    failures_in_row_ = 0;
+    starved_ = false;
+    statistics_.bytes += slot.size;
+    for (std::uint32_t at = 0; at < slot.size; at += size) {
+        if (count == packet_pool::most_views) { // a later kernel's
+            ++statistics_.truncated;
+            break;
+        }
+        packet_slot* const part = core_->pool().view(slot, count++, slot.offset + at, std::min(size, slot.size - at));
+        queue_.push_back(part);
+    }
+    statistics_.packets += count;
+    shared_ += count - 1;
+    for (; count > 0 && !waiters_.empty(); --count) promise();
+}
+
+packet_slot* inbox::pop() noexcept {
+    packet_slot* const slot = queue_.pop_front();
+    if (shared_ != 0 && !queue_.empty()) parted(*slot, *queue_.front());
+    return slot;
+}
+
+void inbox::drop_last() noexcept {
+    packet_slot* const slot = queue_.pop_back();
+    if (shared_ != 0 && !queue_.empty()) parted(*slot, *queue_.back());
+    drop(slot);
+}
+
+// Those that share a buffer stand side by side.
+void inbox::parted(const packet_slot& taken, const packet_slot& neighbour) noexcept {
+    const packet_pool& pool = core_->pool();
+    if (&pool.buffer_of(taken) == &pool.buffer_of(neighbour)) --shared_;
 }
 
 void inbox::promise() {
@@ -102,7 +140,7 @@ void inbox::promise() {
 
 packet inbox::take() {
     if (!has_packet()) throw_failure(failure_ != 0 ? failure_ : ECANCELED);
-    packet p = packet_pool::lease(queue_.pop_front());
+    packet p = packet_pool::lease(pop());
     if (state_ == state::reading) core_->prepare_later(*this);
     return p;
 }
@@ -115,7 +153,7 @@ packet inbox::take_promised() {
 void inbox::decline() {
     --promised_;
     if (state_ == state::closed)
-        drop(queue_.pop_front());
+        drop(pop());
     else if (!waiters_.empty())
         promise();
 }
@@ -285,7 +323,7 @@ void inbox::polled(const ring::completion& done) {
 
 void inbox::read_ready() {
     for (unsigned reads = 0; reads < reads_a_pass; ++reads) {
-        if (queue_.size() >= target_) return starve(); // take() brings us back
+        if (buffers_waiting() >= target_) return starve(); // take() brings us back
         packet_slot* slot = core_->pool().take(class_);
         if (slot == nullptr) {
             starve();
@@ -318,7 +356,7 @@ void inbox::close() {
     state_ = state::closed;
     core_->disarm(*this);
     end_waiters(failure_ != 0 ? failure_ : ECANCELED);
-    while (has_packet()) drop(queue_.pop_back()); // but what has arrived for a waiter is its own
+    while (has_packet()) drop_last(); // but what has arrived for a waiter is its own
 }
 
 void inbox::drop(packet_slot* slot) noexcept {

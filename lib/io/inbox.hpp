@@ -41,6 +41,9 @@ public:
 
     bool empty() const noexcept { return size_ == 0; }
     std::size_t size() const noexcept { return size_; }
+    packet_slot* front() const noexcept { return ring_[first_]; }
+    packet_slot* back() const noexcept { return ring_[(first_ + size_ - 1) & mask_]; }
+    std::size_t capacity() const noexcept { return mask_ + 1; }
     /// There must be fewer than the capacity.
     void push_back(packet_slot* s) noexcept {
         assert(size_ <= mask_);
@@ -112,14 +115,17 @@ public:
     void prepare() noexcept final;
 
 protected:
+    /// `parts`: the most packets that a buffer may hold.
     inbox(packet_port& port, reactor_core& core, size_class c, read_mode mode, ring::feature needed,
-          unsigned quota = usual_quota);
+          unsigned quota = usual_quota, unsigned parts = 1);
     ~inbox() = default;
 
     /// Queues the multishot.
     virtual void arm(ring::token request, std::uint16_t group) = 0;
     /// Bytes of the buffer were filled, from space() on: finds the packet in them. False: there is none, drop it.
     virtual bool place(packet_slot& slot, std::int32_t result) = 0;
+    /// Called by place(): the packet is several, of `size` bytes each but for the last, which may have fewer.
+    void several(std::uint32_t size) noexcept { several_ = size; }
     /// The same in a buffer that nobody will take, because the inbox has been closed.
     virtual void discard(packet_slot&, std::int32_t) noexcept {}
     /// A packet that was placed is given up unread.
@@ -141,7 +147,12 @@ protected:
 private:
     enum class state : std::uint8_t { made, reading, withdrawing, ended, closed };
 
-    std::size_t held() const noexcept { return in_group_.size() + queue_.size(); }
+    std::size_t held() const noexcept { return in_group_.size() + buffers_waiting(); }
+    std::size_t buffers_waiting() const noexcept { return queue_.size() - shared_; }
+    packet_slot* pop() noexcept;
+    void drop_last() noexcept;
+    void parted(const packet_slot& taken, const packet_slot& neighbour) noexcept;
+    void deliver_parts(packet_slot& slot, std::uint32_t size);
     void on_time() override { core_->prepare_later(*this); }
     void end_read() noexcept;
     void deliver(packet_slot& slot);
@@ -183,6 +194,8 @@ private:
     ring::token request_ = 0;
     bool cancelled_ = false; // request_ has been
     slot_queue queue_;
+    std::size_t shared_ = 0; // packets of the queue that are in the buffer of the one before them
+    std::uint32_t several_ = 0;
     std::size_t promised_ = 0; // packets of the queue that are kept for waiters
     waiter_list waiters_;
 };

@@ -31,48 +31,92 @@ void outbox::accept(packet_slot* slot) noexcept {
     e.slot = slot;
     e.size = slot->size;
     e.request = 0;
+    e.next = nowhere;
     e.refused = false;
     if (submitted_ + 1 == accepted_) submit();
 }
 
 void outbox::submit() {
     if (settling_) return;
-    if (refused_ != 0) return submit_refused();
-    while (submitted_ != accepted_ && failure_ == 0) {
-        entry& e = at(submitted_);
-        if (!admits(e.size)) break;
-        const std::size_t place = submitted_ & mask_;
-        e.request = core_->begin(*this, static_cast<std::uint32_t>(place));
-        if (e.request == 0) {
-            core_->await_room(*this);
-            break;
-        }
-        ++in_flight_;
-        ++tried_;
-        ++submitted_;
-        transmit(e.request, place, *e.slot);
-    }
+    if (refused_ != 0) submit_refused();
+    if (refused_ != 0) return;
+    while (submitted_ != accepted_ && failure_ == 0 && submit_next()) {}
     if (awaited()) core_->driver().report_sends();
 }
 
-void outbox::refuse_for_now(entry& e) noexcept {
+bool outbox::submit_next() {
+    packet_slot& slot = *at(submitted_).slot;
+    if (!admits(slot)) return false;
+    const std::size_t place = first_place();
+    const ring::token request = submit_first();
+    if (request == 0) return false;
+    transmit(request, place, slot);
+    return true;
+}
+
+ring::token outbox::submit_first() {
+    entry& e = at(submitted_);
+    e.request = core_->begin(*this, static_cast<std::uint32_t>(first_place()));
+    if (e.request == 0) {
+        core_->await_room(*this);
+        return 0;
+    }
+    ++in_flight_;
+    ++tried_;
+    ++submitted_;
+    return e.request;
+}
+
+ring::token outbox::submit_several(std::size_t batch, std::span<const std::uint32_t> indices) noexcept {
+    const std::uint64_t first = submitted_ - batch;
+    const std::size_t place = (first + indices.front()) & mask_;
+    const ring::token request = core_->begin(*this, static_cast<std::uint32_t>(place));
+    assert(request != 0);
+    ++in_flight_;
+    ++tried_;
+    at(first + indices.front()).request = request;
+    for (std::size_t i = 1; i < indices.size(); ++i)
+        at(first + indices[i - 1]).next = static_cast<std::uint16_t>((first + indices[i]) & mask_);
+    return request;
+}
+
+ring::token outbox::submit_again(std::size_t place) {
+    entry& e = entries_[place];
+    e.request = core_->begin(*this, static_cast<std::uint32_t>(place));
+    if (e.request == 0)
+        core_->await_room(*this);
+    else
+        ++in_flight_;
+    return e.request;
+}
+
+void outbox::refuse_for_now(std::size_t place) noexcept {
+    entry& e = entries_[place];
+    e.request = 0;
+    left(place);
+    if (e.refused) return;
     if (refused_ == 0) misjudged();
     e.refused = true;
-    e.request = 0;
     ++refused_;
 }
 
-// The first of them, unless it is with the kernel already.
+// The first of them, unless it is with the kernel already; and further ones, as long as they are over at once.
 void outbox::submit_refused() {
-    std::uint64_t first = done_;
-    while (!at(first).refused || at(first).slot == nullptr) ++first;
-    entry& e = at(first);
-    if (e.request != 0) return;
-    const std::size_t place = first & mask_;
-    e.request = core_->begin(*this, static_cast<std::uint32_t>(place));
-    if (e.request == 0) return core_->await_room(*this);
-    ++in_flight_;
-    transmit_waiting(e.request, place, *e.slot);
+    for (std::uint64_t place = done_; refused_ != 0; ++place) {
+        entry& e = at(place);
+        if (!e.refused || e.slot == nullptr) continue;
+        std::int32_t result = 0;
+        if (e.request != 0 || go_again(place & mask_, *e.slot, result)) return;
+        --refused_;
+        finish(place & mask_, result);
+    }
+    leave_behind();
+}
+
+bool outbox::go_again(std::size_t place, packet_slot& slot, std::int32_t&) {
+    const ring::token request = submit_again(place);
+    if (request != 0) transmit_waiting(request, place, slot);
+    return true;
 }
 
 // Whether anything here goes on when a write has ended; else the driver may keep that to itself until something else
@@ -93,28 +137,67 @@ void outbox::wait(flush_waiter& w) noexcept {
 
 void outbox::retry() {
     submit();
+    go_on();
+}
+
+void outbox::go_on() {
     admit_waiters();
+    wake_flushers();
+    if (closed_) port_->progress();
 }
 
 void outbox::on_completion(std::uint32_t place, const ring::completion& done) {
-    entry& e = entries_[place];
     --in_flight_;
-    if (!e.refused) --tried_;
-    settling_ = tries_ && tried_ != 0;
-    const bool no_room = done.result == -EAGAIN && tries_ && !e.refused;
-    if (no_room && failure_ == 0) {
-        refuse_for_now(e);
-    } else {
-        refused_ -= e.refused;
-        left(e.size);
-        finish(e, no_room ? -ECANCELED : done.result); // given up with all others
-    }
+    if (!entries_[place].refused) --tried_;
+    if (entries_[place].next == nowhere)
+        end_one(place, done.result);
+    else
+        end_several(place, done.result);
+    settling_ = tried_ != 0 && (tries_ || refused_ != 0);
     advance();
 }
 
-void outbox::written_first(std::int32_t result) { finish(at(submitted_++), result); }
+void outbox::end_one(std::size_t place, std::int32_t result) {
+    entry& e = entries_[place];
+    const bool again = is_to_go_again(e, result);
+    if (again && failure_ == 0) return refuse_for_now(place);
+    refused_ -= e.refused;
+    finish(place, again ? -ECANCELED : result); // given up with all others
+}
 
-void outbox::finish(entry& e, std::int32_t result) {
+void outbox::end_several(std::size_t first, std::int32_t result) {
+    std::size_t count = 0;
+    for (std::size_t place = first; place != nowhere; place = entries_[place].next) ++count;
+    std::size_t over = count;
+    if (result >= 0)
+        went_together(first);
+    else if (!is_final(-result))
+        over = result == -EAGAIN && tries_ ? 0 : fail_together(first, count, -result);
+    for (std::size_t place = first; place != nowhere;) {
+        entry& e = entries_[place];
+        const std::size_t next = std::exchange(e.next, nowhere);
+        if (over > 0) {
+            --over;
+            finish(place, result < 0 ? result : whole(*e.slot));
+        } else if (failure_ == 0) {
+            refuse_for_now(place);
+        } else {
+            finish(place, -ECANCELED); // given up with all others
+        }
+        place = next;
+    }
+}
+
+bool outbox::is_to_go_again(entry& e, std::int32_t& result) {
+    if (result == -EAGAIN && tries_ && !e.refused) return true;
+    return e.slot->has_offload && goes_again(*e.slot, result);
+}
+
+void outbox::written_first(std::int32_t result) { finish(submitted_++ & mask_, result); }
+
+void outbox::finish(std::size_t place, std::int32_t result) {
+    entry& e = entries_[place];
+    left(place);
     core_->pool().give(std::exchange(e.slot, nullptr));
     e.request = 0;
     if (result < 0) {
@@ -135,10 +218,6 @@ void outbox::advance() {
     admit_waiters();
     wake_flushers();
     if (closed_) port_->progress();
-}
-
-void outbox::leave_behind() noexcept {
-    while (done_ != submitted_ && at(done_).slot == nullptr) ++done_;
 }
 
 void outbox::admit_waiters() {
@@ -211,7 +290,7 @@ void outbox::drop_refused() noexcept {
     for (std::uint64_t place = done_; refused_ != 0 && place != submitted_; ++place) {
         entry& e = at(place);
         if (!e.refused || e.slot == nullptr || e.request != 0) continue;
-        left(e.size);
+        left(place & mask_);
         dropped(*e.slot);
         core_->pool().give(std::exchange(e.slot, nullptr));
         ++statistics_.dropped;

@@ -29,6 +29,8 @@ struct alignas(32) ancillary {
     std::uint8_t fields = 0;
     std::uint8_t ttl = 0;
     std::uint8_t tos = 0;
+
+    friend bool operator==(const ancillary&, const ancillary&) noexcept = default;
 };
 static_assert(sizeof(ancillary) == 32);
 
@@ -67,7 +69,7 @@ public:
         slot.size = static_cast<std::uint32_t>(size);
         slot.origin_size = 0;
         slot.ancillary = ancillary_state::none;
-        slot.protocol = 0;
+        slot.forget_what_the_device_told();
     }
     void give(packet_slot* slot) noexcept;
     /// From a packet's owner.
@@ -80,12 +82,51 @@ public:
     static packet_slot* unwrap(packet&& p) noexcept { return std::exchange(p.slot_, nullptr); }
     static packet_slot* look(const packet& p) noexcept { return p.slot_; }
 
-    /// Makes the table of ancillary data, if there is none yet. Throws std::bad_alloc.
-    void keep_ancillary() {
-        if (!ancillary_) ancillary_ = std::make_unique<ancillary[]>(made_);
-    }
+    /// Makes the table of ancillary data, if there is none yet. Throws std::bad_alloc, std::system_error.
+    void keep_ancillary();
     /// The slot's entry in the table, which must be there. It holds what slot.ancillary says.
-    ancillary& ancillary_of(const packet_slot& slot) const noexcept { return ancillary_[index_of(slot)]; }
+    ancillary& ancillary_of(const packet_slot& slot) const noexcept {
+        return is_view(slot) ? view_ancillary_[view_index(slot)] : ancillary_[index_of(slot)];
+    }
+
+    /// What is known of a packet beyond its bytes: a default state if nothing is.
+    offload::offload_state offload_of(const packet_slot& slot) const noexcept {
+        return slot.has_offload ? state_of(slot) : offload::offload_state();
+    }
+    void set_offload(packet_slot& slot, const offload::offload_state& state) noexcept {
+        slot.has_offload = true;
+        state_of(slot) = state;
+    }
+
+    bool is_superpacket(const packet_slot& slot) const noexcept {
+        return slot.has_offload && state_of(slot).is_superpacket();
+    }
+    /// What the kernel was to do of a device's packet, nobody does behind a socket. Not of a superpacket.
+    void complete_checksum(packet_slot& slot) const noexcept;
+
+    // --- views ------------------------------------------------------------------------------------------------------
+
+    // Several packets that were read into one buffer, each as a packet of its own, without a copy. Such a one has
+    // neither headroom nor tailroom, since there are others beside it; prepend() and append() move it into a buffer of
+    // its own. The buffer comes back with the last of its views.
+
+    static constexpr unsigned most_views =
+        128; // of a buffer: as many as the kernel receives at once (UDP_MAX_SEGMENTS)
+
+    /// Makes the tables, if there are none yet; memory that is touched as it is used. Throws std::system_error.
+    void keep_views();
+    /// View number `index` of a large buffer, its bytes `size` from `offset` of the buffer on. It is a packet like that
+    /// of `whole`, of whose origin and kind it has a copy.
+    packet_slot* view(packet_slot& whole, unsigned index, std::uint32_t offset, std::uint32_t size) noexcept;
+    bool is_view(const packet_slot& slot) const noexcept {
+        return reinterpret_cast<std::uintptr_t>(&slot) - reinterpret_cast<std::uintptr_t>(views_) < views_bytes_;
+    }
+    /// Of a view, its buffer's; of any other, itself.
+    const packet_slot& buffer_of(const packet_slot& slot) const noexcept {
+        return is_view(slot) ? slots_[classes_[large_packets].first + view_index(slot) / most_views] : slot;
+    }
+    /// Moves a view into a buffer of its own, with the usual headroom. Throws std::system_error(no_buffer_space).
+    packet_slot* unshare(packet_slot* view);
 
     packet_slot& slot(std::uint16_t index) noexcept { return slots_[index]; }
     void prefetch(std::uint16_t index) const noexcept { __builtin_prefetch(&slots_[index], 1); }
@@ -121,6 +162,13 @@ private:
     };
 
     ~packet_pool();
+    std::size_t view_index(const packet_slot& slot) const noexcept { return static_cast<std::size_t>(&slot - views_); }
+    std::size_t view_count() const noexcept { return std::size_t{classes_[large_packets].count} * most_views; }
+    offload::offload_state& state_of(const packet_slot& slot) const noexcept {
+        return is_view(slot) ? view_offload_[view_index(slot)] : offload_[index_of(slot)];
+    }
+    void give_view(const packet_slot& view) noexcept;
+    void keep_view_ancillary();
     void make_class(size_class c, unsigned count, unsigned size);
     bool all_back() const noexcept;
     size_class class_of(std::uint16_t index) const noexcept {
@@ -130,6 +178,12 @@ private:
     std::array<buffer_class, size_classes> classes_;
     std::unique_ptr<packet_slot[]> slots_;
     std::unique_ptr<ancillary[]> ancillary_;
+    std::unique_ptr<offload::offload_state[]> offload_;
+    packet_slot* views_ = nullptr; // most_views of each large buffer, one behind the other
+    std::size_t views_bytes_ = 0;
+    offload::offload_state* view_offload_ = nullptr;
+    ancillary* view_ancillary_ = nullptr;        // of each view, once there are both
+    std::unique_ptr<std::uint8_t[]> live_views_; // of each large buffer
     unsigned made_ = 0;
     unsigned headroom_;
     unsigned tailroom_;

@@ -365,12 +365,16 @@ void reactor_core::arm(timer& t, clock::time_point when) {
 
 ring::token reactor_core::begin(ring::request_owner& owner, std::uint32_t cookie, bool reserved) noexcept {
     check_thread("a request");
-    const unsigned kept = reserved_requests() + static_cast<unsigned>(kept_requests_);
-    if (!reserved && requests_.in_flight() + kept >= requests_.capacity()) {
+    if (!reserved && requests_left() == 0) {
         ++counters.requests_exhausted;
         return 0;
     }
     return requests_.begin(owner, cookie, reserved);
+}
+
+unsigned reactor_core::requests_left() const noexcept {
+    const unsigned taken = requests_.in_flight() + reserved_requests() + static_cast<unsigned>(kept_requests_);
+    return requests_.capacity() - std::min(requests_.capacity(), taken);
 }
 
 ring::token reactor_core::begin_receive(ring::request_owner& owner) noexcept {

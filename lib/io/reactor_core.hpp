@@ -110,6 +110,8 @@ public:
     /// read and the one poll that each device or socket may have in flight, and the accept of each listener. For those
     /// there is always room.
     ring::token begin(ring::request_owner& owner, std::uint32_t cookie, bool reserved = false) noexcept;
+    /// How many tokens begin() would give, beside the reserved ones.
+    unsigned requests_left() const noexcept;
     /// The receive of a stream, for which a place is kept (reserve_requests()); 0 where requests that were begun before
     /// that have it still. It takes none of what is set aside.
     ring::token begin_receive(ring::request_owner& owner) noexcept;
@@ -128,6 +130,10 @@ public:
     enum class lack : std::uint8_t { none, requests, buffers };
     lack lack_of_readers(size_class c) const noexcept;
     std::string explain_lack_of_readers(size_class c) const;
+    /// Whether one more reader leaves places of the class for others: half of them.
+    bool has_readers_to_spare(size_class c) const noexcept {
+        return lack_of_readers(c) == lack::none && 2 * (readers(c) + 1) <= pool_->count(c);
+    }
     /// Has `a` served when there may be a place for a reader again.
     void await_reader_place(acceptor& a) noexcept;
     void serve_connections() noexcept;

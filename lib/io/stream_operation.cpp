@@ -143,6 +143,22 @@ void stream_read_until_operation::give_up() noexcept {
 
 // --- writes --------------------------------------------------------------------------------------------------------
 
+namespace {
+
+// A stream's queue goes from slot to slot of the pool: a packet that shares its buffer with others moves.
+std::span<const std::byte> bytes_of_own(packet& p) {
+    detail::packet_slot* const given = detail::packet_pool::look(p);
+    given->pool->complete_checksum(*given);
+    if (given->pool->is_view(*given)) {
+        detail::packet_slot* const own = given->pool->unshare(given);
+        static_cast<void>(detail::packet_pool::unwrap(std::move(p)));
+        p = detail::packet_pool::lease(own);
+    }
+    return p.bytes();
+}
+
+} // namespace
+
 stream_write_operation::stream_write_operation(detail::stream_port& to, packet&& p) noexcept
     : to_(&to), packet_(std::move(p)) {
     if (packet_) bytes_ = std::as_const(packet_).bytes();
@@ -153,6 +169,11 @@ bool stream_write_operation::await_ready() {
     detail::stream_writer& writer = to_->writer();
     failure_ = writer.refusal();
     if (failure_ != 0 || bytes_.empty()) return true;
+    if (packet_ && packet_.offload().is_superpacket()) { // the reader of its bytes could not tell
+        failure_ = EINVAL;
+        return true;
+    }
+    if (packet_) bytes_ = bytes_of_own(packet_);
     if (some_) {
         sent_ = writer.accept_some(*this);
         return sent_ > 0;

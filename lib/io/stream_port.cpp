@@ -92,6 +92,10 @@ void stream_port::throw_failure(int error, const char* doing) const {
 std::string stream_port::explain(int error) const {
     switch (error) {
     case ECANCELED: return "the stream was closed by this program";
+    case EINVAL:
+        return "a superpacket cannot be written to a stream: write its segments (cotun/offload/segments.hpp), or open "
+               "the "
+               "device with no_offload";
     case ECONNRESET: return "the peer has reset the connection: it ended, or closed it with bytes unread";
     case EPIPE: return "nothing more can be sent: the peer has closed the connection, or shutdown_send() was called";
     case ECONNABORTED:

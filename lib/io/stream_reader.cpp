@@ -160,7 +160,7 @@ void stream_reader::on_completion(std::uint32_t, const ring::completion& done) {
             slot.offset = pool().headroom();
             slot.size = static_cast<std::uint32_t>(done.result);
             slot.origin_size = 0;
-            slot.protocol = 0;
+            slot.forget_what_the_device_told();
             queue_.push_back(pool(), slot);
             hub().holds(*this);
         } else {

@@ -40,6 +40,7 @@ const char* to_string(link_event_kind kind) noexcept {
     case link_event_kind::neighbour_added: return "neighbour_added";
     case link_event_kind::neighbour_changed: return "neighbour_changed";
     case link_event_kind::neighbour_removed: return "neighbour_removed";
+    case link_event_kind::offload_refused: return "offload_refused";
     case link_event_kind::resynchronised: return "resynchronised";
     }
     return "unknown";
@@ -86,6 +87,7 @@ std::string describe(const link_event& e) {
         return fmt::format("{}: {} neighbour {} {}", link, mark, e.neighbour.address.to_string(),
                            e.neighbour.mac ? e.neighbour.mac->to_string() : "");
     case link_event_kind::resynchronised: return "messages were lost; the state was read anew";
+    case link_event_kind::offload_refused: return fmt::format("{}: superpackets refused", link);
     }
     return {};
 }

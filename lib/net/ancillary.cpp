@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <netinet/udp.h>
 
 namespace cotun::detail {
 namespace {
@@ -70,6 +71,17 @@ void read_message(int level, int type, std::span<const std::byte> data, ancillar
     if ((level == IPPROTO_IP && type == IP_TOS) || (level == IPPROTO_IPV6 && type == IPV6_TCLASS)) read_tos(data, into);
 }
 
+// Calls f(level, type, data) for each message that is whole.
+template <class F>
+void for_each_message(std::span<const std::byte> control, F f) noexcept {
+    cmsghdr header{};
+    while (get(control, header)) {
+        if (header.cmsg_len < CMSG_LEN(0) || header.cmsg_len > control.size()) break;
+        f(header.cmsg_level, header.cmsg_type, control.subspan(CMSG_LEN(0), header.cmsg_len - CMSG_LEN(0)));
+        control = control.subspan(std::min<std::size_t>(CMSG_ALIGN(header.cmsg_len), control.size()));
+    }
+}
+
 } // namespace
 
 int ask_for_ancillary(int descriptor, int family) noexcept {
@@ -83,14 +95,18 @@ int ask_for_ancillary(int descriptor, int family) noexcept {
 
 bool read_control(std::span<const std::byte> control, ancillary& into) noexcept {
     into = {};
-    cmsghdr header{};
-    while (get(control, header)) {
-        if (header.cmsg_len < CMSG_LEN(0) || header.cmsg_len > control.size()) break;
-        read_message(header.cmsg_level, header.cmsg_type, control.subspan(CMSG_LEN(0), header.cmsg_len - CMSG_LEN(0)),
-                     into);
-        control = control.subspan(std::min<std::size_t>(CMSG_ALIGN(header.cmsg_len), control.size()));
-    }
+    for_each_message(control, [&into](int level, int type, std::span<const std::byte> data) {
+        read_message(level, type, data, into);
+    });
     return (into.fields & ancillary::has_address) != 0;
+}
+
+std::uint32_t size_of_merged(std::span<const std::byte> control) noexcept {
+    int size = 0;
+    for_each_message(control, [&size](int level, int type, std::span<const std::byte> data) {
+        if (level == IPPROTO_UDP && type == UDP_GRO) get(data, size);
+    });
+    return size > 0 ? static_cast<std::uint32_t>(size) : 0;
 }
 
 template <class Value>
@@ -105,9 +121,14 @@ void send_control::add(int level, int type, const Value& value) noexcept {
     size_ += CMSG_SPACE(sizeof value);
 }
 
-void send_control::write(const ancillary& from) noexcept {
+void send_control::clear() noexcept {
     size_ = 0;
     bytes_.fill(std::byte{}); // what lies between the messages
+}
+
+void send_control::add_segment_size(std::uint16_t bytes) noexcept { add(IPPROTO_UDP, UDP_SEGMENT, bytes); }
+
+void send_control::write(const ancillary& from) noexcept {
     if (from.is_v6)
         write_v6(from);
     else

@@ -21,6 +21,12 @@ namespace cotun::detail {
 inline constexpr std::size_t received_control_size =
     2 * CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(in6_pktinfo)) + CMSG_SPACE(sizeof(in_pktinfo));
 
+/// And for the size of the datagrams that came as one (UDP_GRO).
+inline constexpr std::size_t merged_control_size = CMSG_SPACE(sizeof(int));
+
+/// The size of each datagram of those that came as one, but for the last; 0: it is one datagram.
+std::uint32_t size_of_merged(std::span<const std::byte> control) noexcept;
+
 /// Has the kernel send the messages with every datagram. 0, or an errno.
 int ask_for_ancillary(int descriptor, int family) noexcept;
 
@@ -31,7 +37,10 @@ bool read_control(std::span<const std::byte> control, ancillary& into) noexcept;
 /// The messages that go out with one datagram.
 class send_control {
 public:
+    void clear() noexcept;
     void write(const ancillary& from) noexcept;
+    /// The datagram is several, of that many bytes each but for the last (UDP_SEGMENT).
+    void add_segment_size(std::uint16_t bytes) noexcept;
     std::byte* data() noexcept { return bytes_.data(); }
     std::size_t size() const noexcept { return size_; }
 
@@ -41,7 +50,8 @@ private:
     void write_v4(const ancillary& from) noexcept;
     void write_v6(const ancillary& from) noexcept;
 
-    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(in6_pktinfo)) + 2 * CMSG_SPACE(sizeof(int))> bytes_;
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(in6_pktinfo)) + 2 * CMSG_SPACE(sizeof(int)) +
+                                               CMSG_SPACE(sizeof(std::uint16_t))> bytes_;
     std::size_t size_ = 0;
 };
 

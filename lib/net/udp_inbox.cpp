@@ -11,10 +11,13 @@ namespace cotun::detail {
 
 using ring::kernel::recvmsg_out;
 
-udp_inbox::udp_inbox(packet_port& port, reactor_core& core, size_class c, read_mode mode, bool packet_info)
-    : inbox(port, core, c, mode, ring::feature::receive_multishot), payload_offset_(payload_offset(packet_info)) {
+udp_inbox::udp_inbox(packet_port& port, reactor_core& core, size_class c, read_mode mode, wanted what)
+    : inbox(port, core, c, mode, ring::feature::receive_multishot, usual_quota,
+            what.merged ? packet_pool::most_views : 1),
+      wanted_(what),
+      payload_offset_(what.payload_offset()) {
     shape_.msg_namelen = name_size;
-    shape_.msg_controllen = packet_info ? received_control_size : 0;
+    shape_.msg_controllen = what.control_size();
 }
 
 void udp_inbox::arm(ring::token request, std::uint16_t group) {
@@ -28,21 +31,23 @@ bool udp_inbox::place(packet_slot& slot, std::int32_t result) {
     recvmsg_out head{};
     if (filled < payload_offset_ || filled > space.size()) return false;
     std::memcpy(&head, space.data(), sizeof head);
-    if ((head.flags & MSG_TRUNC) != 0) {
+    // Without its control message, several datagrams would be taken for one.
+    if ((head.flags & MSG_TRUNC) != 0 || (wanted_.merged && (head.flags & MSG_CTRUNC) != 0)) {
         ++statistics_.truncated;
         return false;
     }
     slot.origin_size = static_cast<std::uint8_t>(std::min<std::size_t>(head.name_size, name_size));
     std::memcpy(slot.origin.data(), space.data() + name_offset, slot.origin_size);
     slot.ancillary = ancillary_state::none;
-    if (shape_.msg_controllen != 0) {
-        const std::size_t size = std::min<std::size_t>(head.control_size, shape_.msg_controllen);
-        if (read_control(space.subspan(control_offset, size), pool.ancillary_of(slot)))
-            slot.ancillary = ancillary_state::received;
-    }
+    const std::span<const std::byte> control =
+        space.subspan(control_offset, std::min<std::size_t>(head.control_size, shape_.msg_controllen));
+    if (wanted_.packet_info && read_control(control, pool.ancillary_of(slot)))
+        slot.ancillary = ancillary_state::received;
     slot.offset = pool.headroom() + static_cast<std::uint32_t>(payload_offset_);
     slot.size = static_cast<std::uint32_t>(filled - payload_offset_);
-    slot.protocol = 0;
+    slot.forget_what_the_device_told();
+    if (!wanted_.merged) return true;
+    if (const std::uint32_t size = size_of_merged(control); size != 0 && size < slot.size) several(size);
     return true;
 }
 

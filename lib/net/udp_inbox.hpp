@@ -25,13 +25,20 @@ public:
     static constexpr std::size_t name_size = sizeof(sockaddr_in6);
     static constexpr std::size_t control_offset = name_offset + name_size;
 
-    /// What a buffer needs beyond the payload.
-    static constexpr std::size_t payload_offset(bool packet_info) noexcept {
-        return control_offset + (packet_info ? received_control_size : 0);
-    }
+    /// What control messages are wanted: there is always room for all of them.
+    struct wanted {
+        bool packet_info = false;
+        bool merged = false; // datagrams of one sender that came as one (UDP_GRO)
 
-    /// With `packet_info` the pool must keep ancillary data.
-    udp_inbox(packet_port& port, reactor_core& core, size_class c, read_mode mode, bool packet_info);
+        std::size_t control_size() const noexcept {
+            return (packet_info ? received_control_size : 0) + (merged ? merged_control_size : 0);
+        }
+        /// What a buffer needs beyond the payload.
+        std::size_t payload_offset() const noexcept { return control_offset + control_size(); }
+    };
+
+    /// With `packet_info` the pool must keep ancillary data, with `merged` views.
+    udp_inbox(packet_port& port, reactor_core& core, size_class c, read_mode mode, wanted what);
 
     /// A refusal that was found otherwise than by a read.
     void count_refusal() noexcept { ++statistics_.refused; }
@@ -41,7 +48,8 @@ private:
     bool place(packet_slot& slot, std::int32_t result) override;
     ssize_t read_now(packet_slot& slot) override;
 
-    std::size_t payload_offset_;
+    const wanted wanted_;
+    const std::size_t payload_offset_;
     msghdr shape_{}; // the sizes of name and control messages
 };
 

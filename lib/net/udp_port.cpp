@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <fmt/format.h>
 #include <netinet/in.h>
+#include <netinet/udp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <utility>
@@ -29,6 +30,9 @@ unique_fd make_socket(const udp_options& options, int family) {
     if (options.broadcast) set_option(made.get(), SOL_SOCKET, SO_BROADCAST, 1);
     set_options(made.get(), family, options.socket, "open_udp");
     set_multicast_options(made.get(), family, options);
+    if (options.receive_merged)
+        if (const int error = set_option(made.get(), IPPROTO_UDP, UDP_GRO, 1))
+            fail(error, "open_udp: receive_merged: the kernel refused (UDP_GRO needs Linux 5.0)");
     if (options.packet_info)
         if (const int error = ask_for_ancillary(made.get(), family))
             fail(error, "open_udp: packet_info: the kernel refused");
@@ -68,7 +72,18 @@ int family_of(const udp_options& options) {
 
 } // namespace
 
-udp_port* udp_port::open(reactor_core& core, const udp_options& options) {
+namespace {
+
+size_class class_for(const packet_pool& pool, const udp_options& options) {
+    const udp_inbox::wanted wanted{.packet_info = options.packet_info, .merged = options.receive_merged};
+    return pool.class_for((wanted.merged ? 65535 : options.largest_datagram) + wanted.payload_offset());
+}
+
+} // namespace
+
+udp_port* udp_port::open(reactor_core& core, const udp_options& wanted) {
+    udp_options options = wanted;
+    options.receive_merged = wanted.receive_merged && core.has_readers_to_spare(large_packets);
     if (options.largest_datagram < 1 || options.largest_datagram > 65535)
         fail(EINVAL, fmt::format("open_udp: largest_datagram is {}; it must be 1 to 65535", options.largest_datagram));
     const int family = family_of(options);
@@ -77,6 +92,7 @@ udp_port* udp_port::open(reactor_core& core, const udp_options& options) {
     if (options.local || !options.peer) bind_socket(made.get(), options.local.value_or(endpoint()), v6);
     if (options.peer) connect_socket(made.get(), *options.peer, v6);
     if (options.packet_info) core.pool().keep_ancillary();
+    if (options.receive_merged) core.pool().keep_views();
     auto* const port = new udp_port(core, made.get(), options);
     (void)made.release(); // the port's
     return port;
@@ -86,9 +102,8 @@ udp_port::udp_port(reactor_core& core, int descriptor, const udp_options& option
     : packet_port(core, descriptor),
       family_(family_of(options)),
       peer_(options.peer),
-      inbox_(*this, core,
-             core.pool().class_for(options.largest_datagram + udp_inbox::payload_offset(options.packet_info)),
-             options.read, options.packet_info),
+      inbox_(*this, core, class_for(core.pool(), options), options.read,
+             {.packet_info = options.packet_info, .merged = options.receive_merged}),
       outbox_(*this, core, inbox_) {
     packet_port::open();
 }

@@ -88,7 +88,7 @@ bool unix_inbox::place(packet_slot& slot, std::int32_t result) {
     slot.ancillary = ancillary_state::none;
     slot.offset = core().pool().headroom() + static_cast<std::uint32_t>(payload_offset_);
     slot.size = static_cast<std::uint32_t>(filled - payload_offset_);
-    slot.protocol = 0;
+    slot.forget_what_the_device_told();
     return true;
 }
 

@@ -118,26 +118,16 @@ void unix_outbox::write_out() {
 }
 
 int unix_outbox::write_some() {
+    if (core().pool().is_superpacket(unwritten(0))) return write_segments();
     std::array<mmsghdr, at_once> messages; // NOLINT: filled as far as they are used
     std::array<iovec, at_once> payloads;   // NOLINT
-    const std::size_t count = std::min(unwritten(), at_once);
-    for (std::size_t i = 0; i < count; ++i) {
-        packet_slot& slot = unwritten(i);
-        payloads[i] = {slot.base + slot.offset, slot.size};
-        messages[i] = {};
-        msghdr& header = messages[i].msg_hdr;
-        header.msg_iov = &payloads[i];
-        header.msg_iovlen = 1;
-        unix_attachment* attached = attachment_of(slot);
-        if (attached == nullptr) continue;
-        if (attached->to.size != 0) {
-            header.msg_name = &attached->to.bytes;
-            header.msg_namelen = attached->to.size;
-        }
-        if (!attached->descriptors.empty()) {
-            header.msg_control = attached->descriptors.control();
-            header.msg_controllen = attached->descriptors.control_size();
-        }
+    std::size_t count = 0;
+    for (; count < std::min(unwritten(), at_once); ++count) {
+        packet_slot& slot = unwritten(count);
+        if (core().pool().is_superpacket(slot)) break;
+        core().pool().complete_checksum(slot);
+        payloads[count] = {slot.base + slot.offset, slot.size};
+        messages[count].msg_hdr = header_of(slot, {&payloads[count], 1}, true);
     }
     const int sent = core().driver().send_now(port().file(), {messages.data(), count});
     for (int i = 0; i < sent; ++i) {
@@ -145,6 +135,46 @@ int unix_outbox::write_some() {
         written_first(static_cast<std::int32_t>(messages[static_cast<std::size_t>(i)].msg_len));
     }
     return sent;
+}
+
+// Each segment of a superpacket is a message; what goes with it goes with the first.
+int unix_outbox::write_segments() {
+    packet_slot& slot = unwritten(0);
+    const offload::segmenter plan = plan_of(core().pool(), slot);
+    const std::size_t first = next_segment_;
+    const std::size_t count = std::min(plan.size() - first, at_once);
+    int sent = plan ? -ENOMEM : -EINVAL;
+    if (plan && segments_.make(plan, first, count)) {
+        std::array<mmsghdr, at_once> messages; // NOLINT: filled as far as they are used
+        for (std::size_t i = 0; i < count; ++i)
+            messages[i].msg_hdr = header_of(slot, segments_.of(i, 1), first + i == 0);
+        sent = core().driver().send_now(port().file(), {messages.data(), count});
+    }
+    if (sent == -EAGAIN || sent == -EINTR) return sent;
+    next_segment_ = sent < 0 ? 0 : first + static_cast<std::size_t>(sent);
+    if (sent < 0 || next_segment_ < plan.size()) return sent;
+    next_segment_ = 0;
+    ++statistics_.segmented;
+    detach(slot);
+    written_first(whole(slot));
+    return sent;
+}
+
+msghdr unix_outbox::header_of(const packet_slot& slot, std::span<iovec> pieces, bool brings_descriptors) noexcept {
+    msghdr header{};
+    header.msg_iov = pieces.data();
+    header.msg_iovlen = pieces.size();
+    unix_attachment* attached = attachment_of(slot);
+    if (attached == nullptr) return header;
+    if (attached->to.size != 0) {
+        header.msg_name = &attached->to.bytes;
+        header.msg_namelen = attached->to.size;
+    }
+    if (brings_descriptors && !attached->descriptors.empty()) {
+        header.msg_control = attached->descriptors.control();
+        header.msg_controllen = attached->descriptors.control_size();
+    }
+    return header;
 }
 
 // That one receiver has ended its side is not the end of a socket that sends to any. Nor is a descriptor that somebody

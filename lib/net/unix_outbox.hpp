@@ -13,6 +13,7 @@
 #include "io/outbox.hpp"
 #include "io/passed_descriptors.hpp"
 #include "io/reactor_core.hpp"
+#include "net/segment_pieces.hpp"
 #include "net/unix_address.hpp"
 
 #include <cstddef>
@@ -67,7 +68,7 @@ private:
     };
 
     void transmit(ring::token, std::size_t, packet_slot&) override {}
-    bool admits(std::size_t) override { return false; }
+    bool admits(const packet_slot&) override { return false; }
     void submit() override;
     void closing() override;
     void dropped(packet_slot& slot) noexcept override { detach(slot); }
@@ -79,6 +80,8 @@ private:
     bool awaits_room() const noexcept { return poll_.request != 0 || pause_.armed(); }
     void write_out();
     int write_some();
+    int write_segments();
+    static msghdr header_of(const packet_slot& slot, std::span<iovec> pieces, bool brings_descriptors) noexcept;
     void await_room();
     bool send_buffer_is_full();
     void pause();
@@ -89,6 +92,8 @@ private:
     enum class shutting : std::uint8_t { no, asked, done } shutting_ = shutting::no;
     std::deque<unix_attachment> attachments_;
     unix_attachment* free_ = nullptr;
+    segment_pieces segments_;      // of a superpacket that is being sent
+    std::size_t next_segment_ = 0; // of it
     unique_fd probe_;
     room_poll poll_;
     room_pause pause_;

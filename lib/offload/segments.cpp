@@ -31,6 +31,24 @@ segmenter::segmenter(std::span<const std::byte> packet, const offload_state& sta
     plan_segments();
 }
 
+// The IP header ends where the checksum begins, and says how long it is.
+std::size_t find_network(std::span<const std::byte> packet, const offload_state& state) noexcept {
+    const bool v6 = state.type == segment_type::tcp6 || state.type == segment_type::udp6;
+    const std::size_t end = std::min<std::size_t>(state.checksum_start, packet.size());
+    const std::size_t least = v6 ? ipv6::header_size : ipv4::header_size;
+    const std::size_t step = v6 ? 8 : 4;
+    const std::size_t most = v6 ? longest_headers : 60;
+    for (std::size_t length = least; length <= std::min(end, most); length += step) {
+        const std::byte* const ip = packet.data() + end - length;
+        const std::size_t size = packet.size() - (end - length);
+        if (v6 && get_byte(ip) >> 4 == 6 && get_word(ip + ipv6::payload_length) + ipv6::header_size == size)
+            return end - length;
+        if (!v6 && get_byte(ip) == (0x40 | length / 4) && get_word(ip + ipv4::total_length) == size)
+            return end - length;
+    }
+    return 0;
+}
+
 // A packet whose checksum is to be completed has a header that ends with the checksum; another has none.
 void segmenter::plan_whole() noexcept {
     std::size_t header = 0;

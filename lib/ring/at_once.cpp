@@ -13,6 +13,11 @@ ssize_t at_once::read_now(file f, std::span<std::byte> into) noexcept {
     return result < 0 ? -errno : result;
 }
 
+ssize_t at_once::write_now(file f, std::span<const iovec> pieces) noexcept {
+    const ssize_t result = ::writev(f.descriptor, pieces.data(), static_cast<int>(pieces.size()));
+    return result < 0 ? -errno : result;
+}
+
 ssize_t at_once::receive_now(file f, msghdr& message) noexcept {
     const ssize_t result = ::recvmsg(f.descriptor, &message, message.msg_flags | MSG_DONTWAIT);
     return result < 0 ? -errno : result;

@@ -10,6 +10,7 @@ namespace cotun::ring {
 class at_once : public driver {
 public:
     ssize_t read_now(file, std::span<std::byte>) noexcept final;
+    ssize_t write_now(file, std::span<const iovec>) noexcept final;
     ssize_t receive_now(file, msghdr&) noexcept final;
     int send_now(file, std::span<mmsghdr>) noexcept final;
     ssize_t unsent_bytes(file) noexcept final;

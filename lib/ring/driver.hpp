@@ -25,6 +25,7 @@
 #include <span>
 #include <sys/socket.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 namespace cotun::ring {
 
@@ -126,6 +127,9 @@ public:
     /// `events`: POLLIN, POLLOUT...; the result is what occurred.
     virtual void poll(token, file, short events, bool multishot) noexcept = 0;
     virtual void write(token, file, std::span<const std::byte>) noexcept = 0;
+    /// One write of several pieces (writev(2)). The array must live until the next enter(), what it points to until the
+    /// last completion.
+    virtual void write_gathered(token, file, std::span<const iovec> pieces) noexcept = 0;
     virtual void send(token, file, std::span<const std::byte>) noexcept = 0;
     /// `message` and what it points to, the payload aside, must live until the next enter().
     virtual void send_message(token, file, const msghdr& message) noexcept = 0;
@@ -141,9 +145,10 @@ public:
     /// no room of the caller's: at most one cancel a request.
     virtual void cancel(token) noexcept = 0;
 
-    /// The system calls that are made at once, without the ring: read(2) and recvmsg(2) on a non-blocking descriptor.
-    /// Return bytes or a negative errno.
+    /// The system calls that are made at once, without the ring: read(2), writev(2) and recvmsg(2) on a non-blocking
+    /// descriptor. Return bytes or a negative errno.
     virtual ssize_t read_now(file, std::span<std::byte>) noexcept = 0;
+    virtual ssize_t write_now(file, std::span<const iovec> pieces) noexcept = 0;
     /// msg_flags are recvmsg(2)'s flags, and then what it answers.
     virtual ssize_t receive_now(file, msghdr&) noexcept = 0;
     /// sendmmsg(2), which does not wait. Returns how many were sent, at least one, or a negative errno.

@@ -142,6 +142,10 @@ void scripted::write(token name, file f, std::span<const std::byte> bytes) noexc
     queue({.name = name, .what = kind::write, .descriptor = f.descriptor, .bytes = bytes});
 }
 
+void scripted::write_gathered(token name, file f, std::span<const iovec> pieces) noexcept {
+    queue({.name = name, .what = kind::write, .descriptor = f.descriptor, .pieces = {pieces.begin(), pieces.end()}});
+}
+
 void scripted::send(token name, file f, std::span<const std::byte> bytes) noexcept {
     queue({.name = name, .what = kind::send, .descriptor = f.descriptor, .bytes = bytes});
 }
@@ -179,6 +183,21 @@ ssize_t scripted::read_now(file f, std::span<std::byte> into) noexcept {
     const std::size_t cut = std::min(a.bytes.size(), into.size());
     if (cut > 0) std::memcpy(into.data(), a.bytes.data(), cut);
     return static_cast<ssize_t>(cut);
+}
+
+ssize_t scripted::write_now(file f, std::span<const iovec> pieces) noexcept {
+    std::deque<int>& answers = writes_at_once[f.descriptor];
+    if (!answers.empty()) {
+        const int answer = answers.front();
+        answers.pop_front();
+        if (answer != 0) return answer;
+    }
+    std::vector<std::byte>& written = written_at_once[f.descriptor].emplace_back();
+    for (const iovec& piece : pieces) {
+        const auto* bytes = static_cast<const std::byte*>(piece.iov_base);
+        written.insert(written.end(), bytes, bytes + piece.iov_len);
+    }
+    return static_cast<ssize_t>(written.size());
 }
 
 int scripted::send_now(file f, std::span<mmsghdr> messages) noexcept {

@@ -33,7 +33,7 @@ public:
         accept,
         connect,
         poll,
-        write,
+        write, // also the gathered
         send,
         send_message
     };
@@ -49,7 +49,7 @@ public:
         std::span<const std::byte> bytes{}; // of a write or send: the caller's memory, until it is completed
         std::vector<std::byte> address{};   // of send_message and connect
         std::vector<std::byte> control{};   // of send_message
-        std::vector<iovec> pieces{};        // of send_message
+        std::vector<iovec> pieces{};        // of send_message and write_gathered
         std::size_t name_size = 0;          // of receive_multishot
         std::size_t control_size = 0;       // of receive_multishot
     };
@@ -73,6 +73,10 @@ public:
         std::vector<std::byte> control{};
     };
     std::map<int, std::deque<immediate>> immediates;
+    /// What writes without the ring answer, a negative errno or 0 for all of it, tried in order; all of it when empty.
+    /// And what they have written.
+    std::map<int, std::deque<int>> writes_at_once;
+    std::map<int, std::vector<std::vector<std::byte>>> written_at_once;
     /// What sends without the ring answer: how many messages are taken at most, or a negative errno; tried in order.
     /// When empty, all are taken, unless the descriptor is among `no_room`: then EAGAIN.
     std::map<int, std::deque<int>> sends_at_once;
@@ -127,12 +131,14 @@ public:
     void connect(token, file, const sockaddr*, socklen_t) noexcept override;
     void poll(token, file, short events, bool multishot) noexcept override;
     void write(token, file, std::span<const std::byte>) noexcept override;
+    void write_gathered(token, file, std::span<const iovec>) noexcept override;
     void send(token, file, std::span<const std::byte>) noexcept override;
     void send_message(token, file, const msghdr&) noexcept override;
     void try_send(token, file, std::span<const std::byte>) noexcept override;
     void try_send_message(token, file, const msghdr&) noexcept override;
     void cancel(token) noexcept override;
     ssize_t read_now(file, std::span<std::byte>) noexcept override;
+    ssize_t write_now(file, std::span<const iovec>) noexcept override;
     ssize_t receive_now(file, msghdr&) noexcept override;
     int send_now(file, std::span<mmsghdr> messages) noexcept override;
     ssize_t unsent_bytes(file) noexcept override;

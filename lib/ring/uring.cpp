@@ -75,6 +75,7 @@ public:
     void connect(token, file, const sockaddr*, socklen_t) noexcept override;
     void poll(token, file, short events, bool multishot) noexcept override;
     void write(token, file, std::span<const std::byte>) noexcept override;
+    void write_gathered(token, file, std::span<const iovec>) noexcept override;
     void send(token, file, std::span<const std::byte>) noexcept override;
     void send_message(token, file, const msghdr&) noexcept override;
     void try_send(token, file, std::span<const std::byte>) noexcept override;
@@ -318,6 +319,13 @@ void uring::write(token request, file f, std::span<const std::byte> bytes) noexc
     io_uring_sqe& entry = prepare(IORING_OP_WRITE, f, request);
     entry.addr = reinterpret_cast<std::uintptr_t>(bytes.data());
     entry.len = static_cast<std::uint32_t>(bytes.size());
+    entry.off = ~std::uint64_t{0};
+}
+
+void uring::write_gathered(token request, file f, std::span<const iovec> pieces) noexcept {
+    io_uring_sqe& entry = prepare(IORING_OP_WRITEV, f, request);
+    entry.addr = reinterpret_cast<std::uintptr_t>(pieces.data());
+    entry.len = static_cast<std::uint32_t>(pieces.size());
     entry.off = ~std::uint64_t{0};
 }
 

@@ -6,6 +6,7 @@
 #include "io/fail.hpp"
 #include "link/netlink.hpp"
 #include "link/netns_scope.hpp"
+#include "tun/offload_agreement.hpp"
 #include "tun/tun_driver.hpp"
 
 #include <cerrno>
@@ -41,9 +42,10 @@ void check(const attachment& found, const adopt_options& options) {
     if (options.kind && *options.kind != found.kind())
         unlike(fmt::format("it is a {} device, and a {} device was asked for", name_of(found.kind()),
                            name_of(*options.kind)));
-    if (found.has(IFF_VNET_HDR))
+    if (found.has(IFF_VNET_HDR) && !options.offload.enabled)
         unlike(
-            "it was opened with virtio-net headers (IFF_VNET_HDR), which is not what was asked for: open it without");
+            "it was opened with virtio-net headers (IFF_VNET_HDR), which is not what was asked for: ask for offload, "
+            "or open it without");
     if (options.multi_queue && *options.multi_queue != found.has(IFF_MULTI_QUEUE))
         unlike(*options.multi_queue ? "it has one queue (no IFF_MULTI_QUEUE), and several were asked for"
                                     : "it can have several queues (IFF_MULTI_QUEUE), and one was asked for");
@@ -88,6 +90,9 @@ open_interface adopt_interface(unique_fd descriptor, const adopt_options& option
     made.name = found.name;
     made.flags = found.flags;
     made.packet_information = options.packet_information;
+    made.virtio_header = found.has(IFF_VNET_HDR);
+    made.bounded = has_bounded_send_buffer(file);
+    if (made.virtio_header) made.agreed = agree_on_offloads(file, options.offload.read);
     const int status = fcntl(file, F_GETFL);
     if (status < 0 || fcntl(file, F_SETFL, status | O_NONBLOCK) < 0) refuse(errno, "setting O_NONBLOCK");
     if (fcntl(file, F_SETFD, FD_CLOEXEC) < 0) refuse(errno, "setting FD_CLOEXEC");

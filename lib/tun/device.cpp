@@ -56,6 +56,7 @@ unsigned device::index() const noexcept { return port().index(); }
 device_kind device::kind() const noexcept { return port().kind(); }
 unsigned device::mtu() const noexcept { return port().mtu(); }
 bool device::is_multi_queue() const noexcept { return port().is_multi_queue(); }
+device_offload device::offloads() const noexcept { return port().offload(); }
 int device::native_handle() const noexcept { return port().descriptor(); }
 bool device::uses_multishot() const noexcept { return port().in().uses_multishot(); }
 read_packet_operation device::read_packet() noexcept { return read_packet_operation(port().in()); }
@@ -91,13 +92,18 @@ void device::set_carrier(bool on) {
 void device::set_persistent(bool on) {
     if (ioctl(port().descriptor(), TUNSETPERSIST, on ? 1UL : 0UL) != 0)
         refuse(port(), "set_persistent", "TUNSETPERSIST");
+    port().note_persistent(on);
 }
 
-device open_device(reactor& io, const device_options& options, device_kind kind) {
+device open_device(reactor& io, const device_options& wanted, device_kind kind) {
+    device_options options = wanted;
+    if (!io.core().has_readers_to_spare(detail::large_packets)) options.offload.enabled = false;
     detail::open_interface made =
         detail::make_interface(options, kind, kind == device_kind::tap ? "open_tap" : "open_tun");
     detail::port_shape shape;
     shape.read = options.read;
+    shape.write = options.offload.write;
+    shape.merge = options.offload.merge;
     shape.mtu_room = options.mtu_room;
     shape.clone_device = options.clone_device.view();
     return device(new detail::device_port(io.core(), std::move(made), std::move(shape)));
@@ -118,6 +124,8 @@ device adopt_device(reactor& io, unique_fd descriptor, const adopt_options& opti
     detail::port_shape shape;
     shape.read = options.read;
     shape.mtu_room = options.mtu_room;
+    shape.write = options.offload.write;
+    shape.merge = options.offload.merge;
     return device(new detail::device_port(io.core(), std::move(made), std::move(shape)));
 }
 

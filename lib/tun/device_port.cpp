@@ -3,69 +3,30 @@
 
 #include "link/netlink.hpp"
 #include "link/netns_scope.hpp"
+#include "tun/offload_agreement.hpp"
 #include "tun/tun_driver.hpp"
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <fmt/format.h>
-#include <linux/if_ether.h>
-#include <netinet/in.h>
-#include <sys/ioctl.h>
 
 namespace cotun::detail {
 namespace {
 
-// A frame may be longer than the MTU by an Ethernet header and a VLAN tag, and have packet information in front. A read
-// that fills its buffer to the last byte may have been cut, so there is one more.
-constexpr unsigned frame_overhead = 14 + 4 + sizeof(tun_pi) + 1;
+// A frame may be longer than the MTU by an Ethernet header and a VLAN tag, and have packet information and a virtio-net
+// header in front. A read that fills its buffer to the last byte may have been cut, so there is one more.
+constexpr unsigned frame_overhead = 14 + 4 + longest_front + 1;
 
-// The driver's default is INT_MAX.
-bool has_bounded_send_buffer(int descriptor) noexcept {
-    int bytes = 0;
-    return ioctl(descriptor, TUNGETSNDBUF, &bytes) == 0 && bytes != INT32_MAX;
+front_shape front_of(const open_interface& made) noexcept {
+    return {made.packet_information, made.virtio_header, (made.flags & IFF_TAP) != 0};
 }
 
-std::uint16_t protocol_of(const packet_slot& slot) noexcept {
-    if (slot.protocol != 0 || slot.size == 0) return slot.protocol;
-    return std::to_integer<unsigned>(slot.base[slot.offset] >> 4) == 6 ? ETH_P_IPV6 : ETH_P_IP;
+// Superpackets are as large as an IP packet can be, whatever the MTU.
+unsigned largest_packet(const open_interface& made, unsigned mtu_room) noexcept {
+    return made.virtio_header ? 65535 : std::max(made.mtu, mtu_room);
 }
 
 } // namespace
-
-// --- reading -------------------------------------------------------------------------------------------------------
-
-bool device_inbox::take_information(packet_slot& slot) noexcept {
-    tun_pi information;
-    if (slot.size < sizeof information) return false;
-    std::memcpy(&information, slot.base + slot.offset, sizeof information);
-    if ((information.flags & TUN_PKT_STRIP) != 0) {
-        ++statistics_.truncated;
-        return false;
-    }
-    slot.offset += sizeof information;
-    slot.size -= static_cast<std::uint32_t>(sizeof information);
-    slot.protocol = ntohs(information.proto);
-    return true;
-}
-
-// --- writing -------------------------------------------------------------------------------------------------------
-
-// The packet's own buffer has room for it in front, unless the program has used that up; then the packet is moved, or,
-// where it fills the buffer, refused as the kernel refuses what is too short.
-void device_outbox::transmit_with_information(ring::token request, packet_slot& slot) noexcept {
-    if (slot.offset < prefix_ && slot.size + prefix_ <= slot.capacity) {
-        std::memmove(slot.base + prefix_, slot.base + slot.offset, slot.size);
-        slot.offset = prefix_;
-    }
-    if (slot.offset < prefix_) return core().driver().write(request, port().file(), {slot.base, 0});
-    const tun_pi information{0, htons(protocol_of(slot))};
-    std::byte* const front = slot.base + slot.offset - prefix_;
-    std::memcpy(front, &information, sizeof information);
-    core().driver().write(request, port().file(), {front, slot.size + prefix_});
-}
-
-// --- both ----------------------------------------------------------------------------------------------------------
 
 device_port::device_port(reactor_core& core, open_interface made, port_shape shape)
     : packet_port(core, made.descriptor.get()),
@@ -74,9 +35,11 @@ device_port::device_port(reactor_core& core, open_interface made, port_shape sha
       index_(made.index),
       mtu_(made.mtu),
       clone_device_(std::move(shape.clone_device)),
-      inbox_(*this, core, core.pool().class_for(std::max(made.mtu, shape.mtu_room) + frame_overhead), shape.read,
-             made.packet_information),
-      outbox_(*this, core, made.packet_information, has_bounded_send_buffer(made.descriptor.get())) {
+      front_(front_of(made)),
+      agreed_(made.agreed),
+      inbox_(*this, core, core.pool().class_for(largest_packet(made, shape.mtu_room) + frame_overhead), shape.read,
+             front_),
+      outbox_(*this, core, front_, made.bounded, shape.write, shape.merge) {
     if (index_ != 0) start_watching(); // before the inbox starts: see link_watch::prepare()
     open();
     static_cast<void>(made.descriptor.release());
@@ -108,8 +71,21 @@ device_events& device_port::events() {
     return *events_;
 }
 
+void device_port::on_offload_refused() noexcept {
+    if (!events_) return;
+    link_event event;
+    event.kind = link_event_kind::offload_refused;
+    event.index = index_;
+    event.name = name_;
+    events_->put(event);
+}
+
+// A program that attaches to the interface later, and knows nothing of superpackets, would be given them. Of several
+// queues, others may be open still.
 void device_port::leaving() noexcept {
     if (events_) events_->end();
+    const bool stays = (flags_ & (IFF_PERSIST | IFF_MULTI_QUEUE)) == IFF_PERSIST;
+    if (stays && front_.virtio && !core().forked()) clear_offloads(descriptor());
 }
 
 // Where the namespace cannot be entered, or netlink is short of memory, packets go all the same.

@@ -4,6 +4,7 @@
 #include "io/fail.hpp"
 #include "link/netlink.hpp"
 #include "link/netns_scope.hpp"
+#include "tun/offload_agreement.hpp"
 #include "tun/tun_driver.hpp"
 
 #include <cerrno>
@@ -32,6 +33,7 @@ public:
         made.descriptor = open_clone_device(options_.clone_device, subject_);
         create(made);
         configure(made);
+        made.bounded = has_bounded_send_buffer(made.descriptor.get());
         return made;
     }
 
@@ -88,12 +90,14 @@ private:
         if (options_.napi) flags |= IFF_NAPI;
         if (options_.napi_fragments) flags |= IFF_NAPI_FRAGS;
         if (!options_.carrier) flags |= IFF_NO_CARRIER;
+        if (options_.offload.enabled) flags |= IFF_VNET_HDR;
         return flags;
     }
 
     // The driver takes no notice of flags that it does not know: they would be missing without a word.
-    void check_features(int descriptor, unsigned wanted) const {
+    void check_features(int descriptor, unsigned& wanted) const {
         const unsigned known = driver_features(descriptor);
+        if ((known & IFF_VNET_HDR) == 0) wanted &= ~unsigned{IFF_VNET_HDR};
         if (const unsigned lacking = wanted & ~(known | IFF_TUN | IFF_TAP); lacking != 0 && known != 0)
             refuse(EOPNOTSUPP, fmt::format("this kernel's TUN driver has no {} (TUNGETFEATURES): leave the option out, "
                                            "or take a newer kernel",
@@ -102,7 +106,7 @@ private:
 
     void create(open_interface& made) const {
         made.name = options_.name.view();
-        const unsigned wanted = wanted_flags();
+        unsigned wanted = wanted_flags();
         check_features(made.descriptor.get(), wanted);
         if (options_.existing == existing_interface::require) require_interface();
         const unsigned exclusive = takes_existing() ? 0 : IFF_TUN_EXCL;
@@ -121,12 +125,15 @@ private:
         }
     }
 
-    // A further queue of an interface gets the flags that the first one had, whatever it asked for.
+    // A further queue of an interface gets the flags that the first one had, whatever it asked for. Superpackets are a
+    // wish: there the interface's own way is taken, unless they were ruled out.
     void check_attachment(open_interface& made, unsigned wanted) const {
         attachment found;
         if (const int error = get_attachment(made.descriptor.get(), found); error != 0) refuse(error, "TUNGETIFF");
         made.flags = found.flags;
         made.packet_information = options_.packet_information;
+        made.virtio_header = found.has(IFF_VNET_HDR);
+        if (!made.virtio_header) wanted &= ~unsigned{IFF_VNET_HDR};
         constexpr unsigned compared = IFF_TUN | IFF_TAP | IFF_MULTI_QUEUE | IFF_VNET_HDR;
         if (((found.flags ^ wanted) & compared) != 0)
             refuse(
@@ -173,7 +180,7 @@ private:
 
     // Addresses before up, so that nothing is sent without them; persistence last, so that a failure leaves nothing.
     void configure(open_interface& made) const {
-        set_by_ioctl(made.descriptor.get());
+        set_by_ioctl(made);
         link::netlink_socket netlink;
         const link::link_info found = netlink.get_link(made.name);
         made.index = found.index;
@@ -191,11 +198,19 @@ private:
             if ((found.flags & IFF_UP) == 0) netlink.set_up(made.index);
             wait_for_delivery(netlink);
         }
-        if (options_.persist && *options_.persist != ((made.flags & IFF_PERSIST) != 0))
+        if (options_.persist && *options_.persist != ((made.flags & IFF_PERSIST) != 0)) {
             set(made.descriptor.get(), TUNSETPERSIST, *options_.persist ? 1UL : 0UL, "persist (TUNSETPERSIST)");
+            made.flags ^= IFF_PERSIST;
+        }
     }
 
-    void set_by_ioctl(int descriptor) const {
+    void set_by_ioctl(open_interface& made) const {
+        const int descriptor = made.descriptor.get();
+        if (made.virtio_header) {
+            made.agreed = agree_on_offloads(descriptor, options_.offload.read);
+        } else if (takes_existing()) {
+            clear_offloads(descriptor);
+        }
         if (options_.owner) set(descriptor, TUNSETOWNER, *options_.owner, "owner (TUNSETOWNER)");
         if (options_.group) set(descriptor, TUNSETGROUP, *options_.group, "group (TUNSETGROUP)");
         if (options_.send_buffer == 0) return;

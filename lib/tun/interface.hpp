@@ -17,7 +17,10 @@ struct open_interface {
     std::string name;
     unsigned flags = 0; // as TUNGETIFF tells
     bool packet_information = false;
-    unsigned index = 0; // 0: in a namespace that cannot be entered
+    bool virtio_header = false;
+    bool bounded = false;                                 // its send buffer is
+    superpacket_kinds agreed = superpacket_kinds::none(); // that the kernel hands over; none without virtio-net headers
+    unsigned index = 0;                                   // 0: in a namespace that cannot be entered
     unsigned mtu = 0;
 
     device_kind kind() const noexcept;

@@ -28,6 +28,11 @@ int attach(int descriptor, std::string& name, unsigned flags) noexcept {
     return 0;
 }
 
+bool has_bounded_send_buffer(int descriptor) noexcept {
+    int bytes = 0;
+    return ioctl(descriptor, TUNGETSNDBUF, &bytes) == 0 && bytes != INT32_MAX;
+}
+
 unsigned driver_features(int descriptor) noexcept {
     unsigned features = 0;
     return ioctl(descriptor, TUNGETFEATURES, &features) == 0 ? features : 0;

@@ -35,6 +35,9 @@ int get_attachment(int descriptor, attachment& found) noexcept;
 /// TUNSETIFF: returns 0 or an errno; `name` is then the kernel's.
 int attach(int descriptor, std::string& name, unsigned flags) noexcept;
 
+/// Whether a write may have to wait: the driver's default is no bound (INT_MAX).
+bool has_bounded_send_buffer(int descriptor) noexcept;
+
 /// The flags that the running driver knows (TUNGETFEATURES); 0 if it does not tell.
 unsigned driver_features(int descriptor) noexcept;
 

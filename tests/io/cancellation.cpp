@@ -292,10 +292,10 @@ public:
     ~sending_datagrams() override { finish_sends(); }
     task<> operate() override {
         if (datagrams_ == 1) {
-            co_await socket_.send(rig_->make(200));
+            co_await socket_.send(rig_->make(200, next_size_++));
         } else {
             packet_batch batch;
-            for (unsigned i = 0; i < datagrams_; ++i) batch.push_back(rig_->make(200 + i));
+            for (unsigned i = 0; i < datagrams_; ++i) batch.push_back(rig_->make(200 + i, next_size_++));
             co_await socket_.send_packets(std::move(batch));
         }
     }
@@ -305,8 +305,9 @@ public:
 private:
     static constexpr unsigned window = 128;
     static task<> fill(sending_datagrams& s) {
-        for (; s.given_ < window; ++s.given_) co_await s.socket_.send(s.rig_->make(s.given_));
+        for (; s.given_ < window; ++s.given_) co_await s.socket_.send(s.rig_->make(s.given_, s.next_size_++));
     }
+    std::size_t next_size_ = sizeof(unsigned); // each is larger than the one before: no two are one send
     unsigned datagrams_;
     unsigned given_ = 0;
 };

@@ -93,6 +93,7 @@ public:
         socklen_t size = sizeof believed_;
         getsockopt(descriptor_, SOL_SOCKET, SO_SNDBUF, &believed_, &size);
         capacity_ = static_cast<std::size_t>(believed_);
+        if (lucky(3)) largest_segment_ = (*pick_)(2) * (*pick_)(1100);
     }
     // What the kernel has for it still is closed with it.
     ~datagram_side_of() override {
@@ -372,23 +373,35 @@ private:
         if (blocked_) return kernel().complete(name, -EAGAIN);
         finish(name);
     }
+    static std::vector<std::span<const std::byte>> datagrams_of(const ring::scripted::request& q) {
+        if (q.pieces.empty()) return {q.bytes};
+        std::vector<std::span<const std::byte>> all;
+        for (const iovec& p : q.pieces) all.emplace_back(static_cast<const std::byte*>(p.iov_base), p.iov_len);
+        return all;
+    }
     void finish(ring::token name) {
         const ring::scripted::request& q = *kernel().find(name);
+        const auto all = datagrams_of(q);
+        const bool several = all.size() > 1;
+        if (several && all.front().size() > largest_segment_) // they go again, one by one
+            return kernel().complete(name, largest_segment_ == 0 ? -EIO : -EINVAL);
         const int pending = std::exchange(kernel().pending_error[descriptor_], 0);
         int error = pending;
         if (error == 0 && !well && lucky(25)) error = send_refusals[(*pick_)(send_refusals.size())];
         if (error == 0 && !well && lucky(400)) error = ENODEV; // no such interface: that datagram's alone
         if (error == 0 && !well && lucky(3000)) error = EBADF; // the end
+        if (several && (error == EINVAL || error == EMSGSIZE)) error = 0;
         if (error != 0) {
             gone = gone || (error != ENODEV && detail::is_final(error));
-            ledger.failed(q.bytes, error == ENODEV ? ENETUNREACH : error);
+            for (const auto& one : all) ledger.failed(one, error == ENODEV ? ENETUNREACH : error);
             return kernel().complete(name, -error);
         }
-        ledger.taken(q.bytes);
-        queue_.push_back(q.bytes.size() + 512);
+        for (const auto& one : all) ledger.taken(one);
+        const std::size_t bytes = ring::scripted::total(q);
+        queue_.push_back(bytes + 512);
         in_use_ += queue_.back();
         kernel().unsent[descriptor_] = static_cast<ssize_t>(in_use_);
-        kernel().complete(name, static_cast<std::int32_t>(q.bytes.size()));
+        kernel().complete(name, static_cast<std::int32_t>(bytes));
     }
     // Those that wait are woken in any order, and each tries again.
     void tell_of_room() {
@@ -412,8 +425,9 @@ private:
     datagram_options how_{.from = wire::ip_address::from_string("127.0.0.1"), .interface = 0, .ttl = 3, .tos = {}};
     std::uint64_t flushed_ = 0; // failures that a flush has told of
     ring::token told_ = 0;
-    bool blocked_ = false; // sends find no room until there is much
-    int believed_ = 0;     // the bound that the socket was opened with
+    std::size_t largest_segment_ = 65535; // of several datagrams that are one send
+    bool blocked_ = false;                // sends find no room until there is much
+    int believed_ = 0;                    // the bound that the socket was opened with
     std::size_t capacity_ = 0;
     std::deque<std::size_t> queue_; // UDP: what is charged for datagrams that the link has not taken yet
     std::size_t in_use_ = 0;

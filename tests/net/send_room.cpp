@@ -28,10 +28,31 @@ struct socket_rig : rig {
         socklen_t size = sizeof bytes;
         REQUIRE(getsockopt(descriptor, SOL_SOCKET, SO_SNDBUF, &bytes, &size) == 0);
         buffer = bytes;
+        send_singly();
         send(5000); // so that from now on the kernel is asked what is in use
         sent();
         settle();
+        before = socket.writes().packets;
     }
+
+    /// The way does not take several at once, so that each is a send of its own.
+    void send_singly() {
+        static constexpr auto two = [](udp_socket& s, packet a, packet b) -> task<> {
+            co_await s.send(std::move(a));
+            co_await s.send(std::move(b));
+        };
+        io.spawn(two(socket, io.try_allocate(10), io.try_allocate(10)));
+        settle();
+        const ring::scripted::request* r = kernel.find(kind::send_message, descriptor);
+        REQUIRE(r != nullptr);
+        kernel.complete(r->name, -EIO);
+        settle();
+        for (int i = 0; i < 2; ++i) {
+            sent();
+            settle();
+        }
+    }
+    std::uint64_t packets() const { return socket.writes().packets - before + 1; }
 
     udp_socket open() {
         udp_options o;
@@ -77,6 +98,7 @@ struct socket_rig : rig {
     udp_socket socket;
     int descriptor = -1;
     ssize_t buffer = 0;
+    std::uint64_t before = 0;
 };
 
 using sizes = std::vector<std::size_t>;
@@ -105,7 +127,7 @@ TEST_CASE("send room: an error that waits on the socket does not end the wait", 
     r.sent();
     r.settle();
     CHECK(r.socket.reads().refused == 2);
-    CHECK(r.socket.writes().packets == 2);
+    CHECK(r.packets() == 2);
     CHECK(r.socket.writes().failed() == 0);
 }
 
@@ -139,7 +161,7 @@ TEST_CASE("send room: what may not fit goes alone, in its turn", "[net][udp]") {
     CHECK(r.sending() == sizes{100});
     r.sent();
     r.settle();
-    CHECK(r.socket.writes().packets == 5);
+    CHECK(r.packets() == 5);
     CHECK(r.socket.writes().no_memory == 1);
 }
 
@@ -194,11 +216,11 @@ TEST_CASE("send room: a datagram that finds none after all waits with the kernel
     };
     refuse(-EAGAIN);
     CHECK(r.sending() == sizes{100}); // again
-    CHECK(r.socket.writes().packets == 1);
+    CHECK(r.packets() == 1);
     SECTION("it is sent") {
         r.sent();
         r.settle();
-        CHECK(r.socket.writes().packets == 2);
+        CHECK(r.packets() == 2);
         CHECK(r.socket.writes().failed() == 0);
     }
     SECTION("a second refusal is the end of it") {
@@ -237,7 +259,7 @@ TEST_CASE("send room: those that find none after all go out one after the other,
             r.sent();
             r.settle();
         }
-        CHECK(r.socket.writes().packets == 5);
+        CHECK(r.packets() == 5);
         CHECK(r.socket.writes().failed() == 0);
     }
     SECTION("a final error gives up those that wait") {

@@ -49,15 +49,15 @@ struct fields {
     std::uint8_t tos = 0, ttl = 64;
     std::uint16_t id = 0x1234, fragment = 0x4000; // don't fragment
     std::uint32_t flow_label = 0;
-    bytes ip_options; // of IPv4: a multiple of 4; of IPv6: extension headers, the first of which is `extension`
+    bytes ip_options{}; // of IPv4: a multiple of 4; of IPv6: extension headers, the first of which is `extension`
     std::uint8_t extension = 60;
     std::uint16_t source_port = 1000, destination_port = 2000;
     std::uint32_t sequence = 1, acknowledgement = 77;
     std::uint8_t flags = ack, reserved = 0;
     std::uint16_t window = 500, urgent = 0;
-    bytes tcp_options; // a multiple of 4
-    bytes link;        // an Ethernet header
-    bytes payload;
+    bytes tcp_options{}; // a multiple of 4
+    bytes link{};        // an Ethernet header
+    bytes payload{};
     bool zero_checksum = false; // of UDP: none
 
     std::size_t transport() const { return link.size() + (v6 ? 40 : 20) + ip_options.size(); }

@@ -58,7 +58,7 @@ private:
     void transmit(ring::token request, std::size_t, detail::packet_slot& slot) override {
         core().driver().write(request, port().file(), {slot.base + slot.offset, slot.size});
     }
-    bool admits(std::size_t) override { return true; }
+    bool admits(const detail::packet_slot&) override { return true; }
 };
 
 class test_port final : public detail::packet_port {
@@ -120,15 +120,15 @@ private:
 };
 
 inline std::vector<std::byte> numbered(unsigned n, std::size_t size = sizeof(unsigned)) {
-    std::vector<std::byte> bytes(size);
-    std::memcpy(bytes.data(), &n, sizeof n);
-    return bytes;
+    std::vector<std::byte> made(size);
+    std::memcpy(made.data(), &n, sizeof n);
+    return made;
 }
 
-inline unsigned number_of(std::span<const std::byte> bytes) {
+inline unsigned number_of(std::span<const std::byte> packet) {
     unsigned n = 0;
-    REQUIRE(bytes.size() >= sizeof n);
-    std::memcpy(&n, bytes.data(), sizeof n);
+    REQUIRE(packet.size() >= sizeof n);
+    std::memcpy(&n, packet.data(), sizeof n);
     return n;
 }
 inline unsigned number_of(const packet& p) { return number_of(p.bytes()); }

@@ -128,7 +128,8 @@ TEST_CASE("a reactor with the usual options names those that more devices need",
     std::vector<cotun::device> few;
     refusal(
         [&] {
-            for (unsigned i = 0; i < 100; ++i) few.push_back(cotun::open_tun(little, {.up = false}));
+            for (unsigned i = 0; i < 100; ++i)
+                few.push_back(cotun::open_tun(little, {.up = false, .offload = cotun::no_offload}));
         },
         {"devices and sockets", "raise pool_options::small_count"});
     CHECK(few.size() == 15);

@@ -239,7 +239,8 @@ cotun::task<cotun::write_statistics> write_whole_buffer(cotun::reactor& io, cotu
 TEST_CASE("packet information finds room in front of a packet, or refuses the packet", "[tun][options]") {
     tun_namespace here;
     cotun::reactor io;
-    cotun::device dev = cotun::open_tun(io, {.name = "pi0", .addresses = {"10.9.0.1/24"}, .packet_information = true});
+    cotun::device dev = cotun::open_tun(
+        io, {.name = "pi0", .addresses = {"10.9.0.1/24"}, .packet_information = true, .offload = cotun::no_offload});
     const plain_socket receiver("10.9.0.1");
     const cotun::write_statistics written = run_bounded(io, write_whole_buffer(io, dev));
     CHECK(written.invalid == 1);

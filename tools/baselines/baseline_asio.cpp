@@ -12,8 +12,9 @@ namespace {
 using asio::awaitable;
 using asio::posix::stream_descriptor;
 
-awaitable<void> move_packets(stream_descriptor& from, stream_descriptor& to, unsigned mtu, baseline::counters& total) {
-    std::vector<char> buffer(mtu);
+awaitable<void> move_packets(stream_descriptor& from, stream_descriptor& to, std::size_t largest,
+                             baseline::counters& total) {
+    std::vector<char> buffer(largest);
     for (;;) {
         const std::size_t length = co_await from.async_read_some(asio::buffer(buffer), asio::use_awaitable);
         asio::error_code error;
@@ -32,14 +33,15 @@ baseline::counters forward(const baseline::options& options) {
     asio::signal_set stop(io, SIGINT, SIGTERM);
     stop.async_wait([&](const asio::error_code&, int) { io.stop(); });
 
-    stream_descriptor a(io, baseline::open_device(options.a, options.mtu).release());
-    stream_descriptor b(io, baseline::open_device(options.b, options.mtu).release());
+    stream_descriptor a(io, baseline::open_device(options.a, options).release());
+    stream_descriptor b(io, baseline::open_device(options.b, options).release());
+    const std::size_t largest = baseline::largest_packet(options);
     baseline::counters total;
     const auto rethrow = [](std::exception_ptr failure) {
         if (failure) std::rethrow_exception(failure);
     };
-    asio::co_spawn(io, move_packets(a, b, options.mtu, total), rethrow);
-    asio::co_spawn(io, move_packets(b, a, options.mtu, total), rethrow);
+    asio::co_spawn(io, move_packets(a, b, largest, total), rethrow);
+    asio::co_spawn(io, move_packets(b, a, largest, total), rethrow);
     io.run();
     return total;
 }

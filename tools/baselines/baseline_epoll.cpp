@@ -38,14 +38,14 @@ void move_packets(int from, int to, std::vector<char>& buffer, baseline::counter
 
 baseline::counters forward(const baseline::options& options) {
     const auto stop = baseline::open_stop_signal();
-    const auto a = baseline::open_device(options.a, options.mtu);
-    const auto b = baseline::open_device(options.b, options.mtu);
+    const auto a = baseline::open_device(options.a, options);
+    const auto b = baseline::open_device(options.b, options);
     const baseline::descriptor poll(::epoll_create1(EPOLL_CLOEXEC));
     if (poll.get() < 0) baseline::fail("create an epoll instance");
     for (const int fd : {stop.get(), a.get(), b.get()}) watch(poll.get(), fd);
 
     baseline::counters total;
-    std::vector<char> buffer(options.mtu);
+    std::vector<char> buffer(baseline::largest_packet(options));
     std::array<epoll_event, 3> events{};
     for (;;) {
         const int ready = ::epoll_wait(poll.get(), events.data(), static_cast<int>(events.size()), -1);

@@ -78,8 +78,8 @@ private:
 
 forwarder::forwarder(const baseline::options& options)
     : stop_(baseline::open_stop_signal()),
-      devices_{baseline::open_device(options.a, options.mtu), baseline::open_device(options.b, options.mtu)},
-      stride_((options.mtu + 63u) / 64u * 64u) {
+      devices_{baseline::open_device(options.a, options), baseline::open_device(options.b, options)},
+      stride_((baseline::largest_packet(options) + 63) / 64 * 64) {
     io_uring_params parameters{};
     parameters.flags =
         IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE;

@@ -33,6 +33,7 @@ cotun::device open_device(cotun::reactor& io, unsigned number) {
     options.name = name;
     options.addresses = {v4, v6};
     options.mtu = devices::mtu;
+    options.offload = cotun::no_offload; // as devices_plain opens them
     return cotun::open_tun(io, options);
 }
 

@@ -2,8 +2,9 @@
 
 // The load of tools/bench's UDP workloads: datagrams of one size, sent evenly at a given rate or as fast as the
 // sender's namespace takes them, and counted where they arrive. A receiver that sleeps in recv would be woken for each
-// packet, in the forwarder's time; so the receiver here has a large buffer and looks in every millisecond. One line of
-// JSON on stdout.
+// packet, in the forwarder's time; so the receiver here has a large buffer and looks in every millisecond. With
+// --segments each send is that many datagrams, which the kernel cuts where it must (UDP_SEGMENT), and the receiver
+// takes them whole, too (UDP_GRO). One line of JSON on stdout.
 
 #include "devices.hpp"
 
@@ -11,6 +12,8 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+
+#include <netinet/udp.h>
 
 namespace {
 
@@ -25,7 +28,8 @@ struct settings {
     sockaddr_in destination{};
     unsigned bytes = 64;
     unsigned milliseconds = 1000;
-    unsigned rate = 0; // datagrams a second; 0: as fast as they go
+    unsigned rate = 0;     // datagrams a second; 0: as fast as they go
+    unsigned segments = 1; // datagrams of one send
 };
 
 settings parse_settings(int argc, char** argv) {
@@ -44,6 +48,8 @@ settings parse_settings(int argc, char** argv) {
             result.milliseconds = baseline::parse_number(value, 1, 600'000, key);
         else if (key == "--rate")
             result.rate = baseline::parse_number(value, 0, 10'000'000, key);
+        else if (key == "--segments")
+            result.segments = baseline::parse_number(value, 1, 64, key);
         else if (key == "--port") {
             const unsigned port = baseline::parse_number(value, 1, 65535, key);
             result.destination.sin_port = htons(static_cast<std::uint16_t>(port));
@@ -56,7 +62,8 @@ settings parse_settings(int argc, char** argv) {
     if (argc % 2 == 0 || result.destination.sin_port == 0 || result.destination.sin_addr.s_addr == 0)
         throw std::invalid_argument(
             "usage: udp_load --from NETNS --to NETNS --address IPV4 --port N [--bytes N] [--milliseconds N] "
-            "[--rate PER_SECOND]");
+            "[--rate PER_SECOND] [--segments N]");
+    if (result.bytes * result.segments > 65507) throw std::invalid_argument("--segments: more than one send may have");
     return result;
 }
 
@@ -73,6 +80,9 @@ baseline::descriptor open_sender(const settings& wanted) {
     baseline::descriptor socket = open_socket(wanted.from);
     if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&wanted.destination), sizeof wanted.destination) < 0)
         baseline::fail("connect the sending socket");
+    const int size = static_cast<int>(wanted.bytes);
+    if (wanted.segments > 1 && ::setsockopt(socket.get(), SOL_UDP, UDP_SEGMENT, &size, sizeof size) < 0)
+        baseline::fail("set UDP_SEGMENT");
     return socket;
 }
 
@@ -81,6 +91,9 @@ baseline::descriptor open_receiver(const settings& wanted) {
     const int bytes = 16 << 20;
     if (::setsockopt(socket.get(), SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof bytes) < 0)
         baseline::fail("enlarge the receive buffer");
+    const int on = 1;
+    if (wanted.segments > 1 && ::setsockopt(socket.get(), SOL_UDP, UDP_GRO, &on, sizeof on) < 0)
+        baseline::fail("set UDP_GRO");
     if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&wanted.destination), sizeof wanted.destination) < 0)
         baseline::fail("bind the receiving socket");
     return socket;
@@ -101,12 +114,13 @@ struct messages {
     }
 };
 
-std::uint64_t receive_all(int socket, messages& room) {
+/// Datagrams, by their bytes: a message may hold several.
+std::uint64_t receive_all(int socket, messages& room, unsigned bytes) {
     std::uint64_t received = 0;
     for (;;) {
         const int count = ::recvmmsg(socket, room.headers.data(), batch, MSG_DONTWAIT, nullptr);
         if (count <= 0) return received;
-        received += static_cast<std::uint64_t>(count);
+        for (unsigned i = 0; i < static_cast<unsigned>(count); ++i) received += room.headers[i].msg_len / bytes;
     }
 }
 
@@ -120,14 +134,14 @@ unsigned due(const settings& wanted, clock::duration passed, std::uint64_t sent)
 /// Before the deadline a refused send only means that a queue is full, which the next try may find otherwise.
 std::uint64_t send_for(int socket, const settings& wanted, clock::time_point begin) {
     const auto deadline = begin + std::chrono::milliseconds(wanted.milliseconds);
-    messages load(wanted.bytes);
+    messages load(wanted.bytes * wanted.segments);
     std::uint64_t sent = 0;
     for (auto now = clock::now(); now < deadline; now = clock::now()) {
-        const unsigned next = due(wanted, now - begin, sent);
+        const unsigned next = (due(wanted, now - begin, sent) + wanted.segments - 1) / wanted.segments;
         if (next == 0) continue;
         const int count = ::sendmmsg(socket, load.headers.data(), next, 0);
         if (count > 0)
-            sent += static_cast<std::uint64_t>(count);
+            sent += std::uint64_t{wanted.segments} * static_cast<unsigned>(count);
         else if (errno != ENOBUFS && errno != EAGAIN && errno != EINTR)
             baseline::fail("send a datagram");
     }
@@ -140,12 +154,12 @@ void run(const settings& wanted) {
     std::atomic<bool> done = false;
     std::uint64_t received = 0;
     std::thread sink([&] {
-        messages room(most_bytes);
+        messages room(wanted.segments > 1 ? 65535 : most_bytes);
         while (!done) {
-            received += receive_all(receiver.get(), room);
+            received += receive_all(receiver.get(), room, wanted.bytes);
             std::this_thread::sleep_for(std::chrono::milliseconds(1));
         }
-        received += receive_all(receiver.get(), room);
+        received += receive_all(receiver.get(), room, wanted.bytes);
     });
     const auto begin = clock::now();
     std::uint64_t sent = 0;

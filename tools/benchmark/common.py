@@ -18,6 +18,11 @@ TARGETS = {"epoll": 1.15, "asio": 1.5, "liburing": 0.95}  # cotun's packets per 
 WORKLOADS = {"steady": "1 Gb/s of UDP, 100,000 packets a second of 1250 bytes: fewer than can be forwarded",
              "tcp": "one TCP flow (iperf3), as fast as it goes",
              "udp": "UDP flood of 64-byte payloads, faster than can be forwarded"}
+# With offload: what moves superpackets, and cotun's Gb/s over each. `veth` is no program: a pair of the kernel's own.
+OFFLOAD_FORWARDERS = {**FORWARDERS, "split_merge": "baseline_split_merge", "veth": None}
+OFFLOAD_TARGETS = {"liburing": 0.97, "epoll": 1.1, "asio": 1.3, "split_merge": 1.6, "veth": 0.9}
+OFFLOAD_WORKLOADS = {"tcp": "one TCP flow (iperf3), as fast as it goes",
+                     "udp": "UDP flood of 1472-byte payloads, 44 of them a send (UDP_SEGMENT)"}
 ADDRESSES = ("10.79.1.1", "10.79.1.2")
 PORT = 5201
 MTU = 1500

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trial: a forwarder, a load, and what the kernel counted meanwhile."""
+"""A trial: a forwarder (or a veth pair in its place), a load, and what the kernel counted meanwhile."""
 
 import contextlib
 import json
@@ -42,22 +42,24 @@ class Sample:
     """The counters of both devices and the processor time of the forwarder, at one moment of rest."""
 
     def __init__(self, lab, pid):
-        self.forwarded = self.offered = self.dropped = 0
+        self.forwarded = self.offered = self.octets = 0
         for netns, device in zip(lab.namespaces, ("tun_a", "tun_b")):
             state = device_state(netns, device)
             if state is None:
                 raise BenchError(f"device {device} has gone during the load")
             counters = state["stats64"]
             self.forwarded += counters["rx"]["packets"]  # written by the forwarder, received by the namespace
+            self.octets += counters["rx"]["bytes"]
             self.offered += counters["tx"]["packets"] + counters["tx"]["dropped"]
-        self.tasks, self.cpu_seconds, self.waited_seconds = cpu_time(pid)
+        self.tasks, self.cpu_seconds, self.waited_seconds = cpu_time(pid) if pid else (set(), 0, 0)
 
     def since(self, before):
         if not before.tasks <= self.tasks:
             raise BenchError("a thread of the forwarder ended during the load: its processor time is lost")
         forwarded = self.forwarded - before.forwarded
         offered = max(self.offered - before.offered, 1)
-        return {"packets": forwarded, "cpu_seconds": self.cpu_seconds - before.cpu_seconds,
+        return {"packets": forwarded, "octets": self.octets - before.octets,
+                "cpu_seconds": self.cpu_seconds - before.cpu_seconds,
                 "waited_seconds": self.waited_seconds - before.waited_seconds,
                 "loss": max(0.0, 1 - forwarded / offered)}
 
@@ -85,33 +87,65 @@ def tcp_load(lab, _programs, seconds):
             "retransmits": report["end"]["sum_sent"]["retransmits"]}
 
 
-def udp_load(lab, programs, seconds, payload=64, rate=0):
+def udp_load(lab, programs, seconds, payload=64, rate=0, segments=1):
     a, b = lab.namespaces
     load = lab.start(programs["udp_load"], "--from", a, "--to", b, "--address", ADDRESSES[1], "--port", PORT,
-                     "--bytes", payload, "--milliseconds", int(seconds * 1000), "--rate", rate)
+                     "--bytes", payload, "--milliseconds", int(seconds * 1000), "--rate", rate,
+                     "--segments", segments)
     report = json.loads(finish(load, seconds + 10, "udp_load"))
-    return {"seconds": report["seconds"], "delivered": report["received"]}
+    return {"seconds": report["seconds"], "delivered": report["received"],
+            "gbps": report["received"] * payload * 8e-9 / report["seconds"],
+            "undelivered": max(0.0, 1 - report["received"] / max(report["sent"], 1))}
 
 
 def steady_load(lab, programs, seconds):
     return udp_load(lab, programs, seconds, payload=1250 - 28, rate=100_000)
 
 
+def segments_load(lab, programs, seconds):
+    return udp_load(lab, programs, seconds, payload=MTU - 28, segments=44)
+
+
 LOADS = {"steady": steady_load, "tcp": tcp_load, "udp": udp_load}
+OFFLOAD_LOADS = {"tcp": tcp_load, "udp": segments_load}
 
 
-def start_forwarder(lab, name, program):
+def loads(options):
+    return OFFLOAD_LOADS if options.offload else LOADS
+
+
+def join_by_veth(lab):
+    """The kernel alone, for the load to have all CPUs: what a forwarder needs of them, a pair does not."""
+    ends = list(zip(lab.namespaces, ("tun_a", "tun_b"), ADDRESSES))
+    run("ip", "-n", ends[0][0], "link", "add", ends[0][1], "type", "veth", "peer", "name", ends[1][1],
+        "netns", ends[1][0])
+    for netns, device, address in ends:
+        run("ip", "-n", netns, "address", "add", address + "/24", "dev", device)
+        run("ip", "-n", netns, "link", "set", "dev", device, "mtu", MTU, "up")
+    lab.load_cpus = lab.all_cpus
+
+
+def start_forwarder(lab, name, program, offload, machine=()):
+    """None for what needs no program. `machine` is the command that runs it, if it does not run by itself."""
+    if program is None:
+        return join_by_veth(lab)
     a, b = lab.namespaces
-    forwarder = lab.start(program, "--a", f"tun_a@{a}", "--address-a", ADDRESSES[0] + "/24",
-                          "--b", f"tun_b@{b}", "--address-b", ADDRESSES[1] + "/24", "--mtu", MTU,
+    # cotun's own takes offload unless told otherwise, the baselines if they are told.
+    switches = {("cotun", False): ["--no-offload"], ("cotun", True): []}
+    switch = switches.get((name, offload), ["--offload"] if offload else [])
+    forwarder = lab.start(*machine, program, "--a", f"tun_a@{a}", "--address-a", ADDRESSES[0] + "/24",
+                          "--b", f"tun_b@{b}", "--address-b", ADDRESSES[1] + "/24", "--mtu", MTU, *switch,
                           cpus=lab.tested_cpus)
     for netns, device in ((a, "tun_a"), (b, "tun_b")):
-        wait_until(lambda: is_up(netns, device), 5, forwarder, f"forwarder '{name}', device {device}")
+        seconds = 30 if machine else 5
+        wait_until(lambda: is_up(netns, device), seconds, forwarder, f"forwarder '{name}', device {device}")
         run("ip", "-n", netns, "link", "set", "dev", device, "txqueuelen", QUEUE_PACKETS)
     return forwarder
 
 
 def stop_forwarder(forwarder, name):
+    if forwarder is None:
+        return
     if forwarder.poll() is None:
         forwarder.send_signal(signal.SIGTERM)
     finish(forwarder, 5, f"forwarder '{name}', asked to stop by SIGTERM,")
@@ -119,15 +153,21 @@ def stop_forwarder(forwarder, name):
 
 def trial(signals, name, programs, workload, options):
     with Lab(signals, not options.unpinned) as lab:
-        forwarder = start_forwarder(lab, name, programs[name])
+        forwarder = start_forwarder(lab, name, programs[name], options.offload)
+        pid = forwarder.pid if forwarder else None
         time.sleep(0.2)  # the devices' own first packets (router solicitations and the like) are over
-        before = Sample(lab, forwarder.pid)
-        result = LOADS[workload](lab, programs, options.seconds)
-        result.update(Sample(lab, forwarder.pid).since(before))
+        before = Sample(lab, pid)
+        result = loads(options)[workload](lab, programs, options.seconds)
+        result.update(Sample(lab, pid).since(before))
         stop_forwarder(forwarder, name)
-    if result["packets"] < 100 or result["cpu_seconds"] <= 0:
+    if result["packets"] < 100 or (forwarder and result["cpu_seconds"] <= 0):
         raise BenchError(f"forwarder '{name}' moved only {result['packets']} packets under {workload}")
     result["packets_per_second"] = result["packets"] / result["seconds"]
+    result["octets_per_packet"] = result["octets"] / result["packets"]
+    if not forwarder:
+        return result
+    result["gigabits_per_cpu_second"] = 8e-9 * result["octets"] / result["cpu_seconds"]
+    result["cpu_seconds_per_gigabit"] = 1 / result["gigabits_per_cpu_second"]
     result["packets_per_cpu_second"] = result["packets"] / result["cpu_seconds"]
     result["cpu_seconds_per_million"] = result["cpu_seconds"] / result["packets"] * 1e6
     return result
@@ -178,10 +218,10 @@ class CallCounter:
 
 def calls_per_packet(signals, counter, name, programs, workload, options):
     with Lab(signals, not options.unpinned) as lab:
-        forwarder = start_forwarder(lab, name, programs[name])
+        forwarder = start_forwarder(lab, name, programs[name], options.offload)
         attached = counter.attach(lab, forwarder.pid)
         before = Sample(lab, forwarder.pid)
-        LOADS[workload](lab, programs, 1)
+        loads(options)[workload](lab, programs, 1)
         packets = Sample(lab, forwarder.pid).since(before)["packets"]
         calls = counter.read(attached)
         stop_forwarder(forwarder, name)

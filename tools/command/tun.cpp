@@ -129,6 +129,7 @@ add_arguments parse_add(int argc, char** argv) {
 
 device_options options_of(const add_arguments& given) {
     device_options options;
+    options.offload = no_offload; // who attaches to it says what it takes
     options.name = given.name;
     for (const wire::ip_prefix& address : given.addresses) options.addresses.push_back(address);
     options.mtu = given.mtu;

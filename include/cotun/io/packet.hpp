@@ -9,11 +9,17 @@
 //
 // What a device or a socket read into the buffer, another can send from it: nothing is copied.
 //
+// A packet may be a superpacket, or one whose checksum is still to be completed: offload() says so. Devices of cotun
+// know what to do with it; sockets send the bytes as they are. Who takes them elsewhere cuts them up
+// (offload/segments.hpp), or opens the device without offload (tun/offload_options.hpp).
+//
 // Lifetime: the buffer goes back to its pool when the packet is destroyed or handed to a write. A packet may outlive
 // its reactor: the pool's memory stays until the last lease is back.
 // Thread: the reactor's.
 // Errors: the functions that need room throw std::system_error(no_buffer_space) when there is not enough.
 #pragma once
+
+#include <cotun/offload/virtio_header.hpp>
 
 #include <array>
 #include <cstddef>
@@ -43,6 +49,12 @@ struct alignas(64) packet_slot {
     std::array<std::byte, 28> origin{}; // a struct sockaddr_in or sockaddr_in6
     std::uint16_t next = 0;             // of the slot behind it in a stream's queue
     std::uint16_t protocol = 0;         // EtherType, where a device tells it; 0: by the packet's first byte
+    bool has_offload = false;           // its state stands in the pool's table beside the slots
+
+    void forget_what_the_device_told() noexcept {
+        protocol = 0;
+        has_offload = false;
+    }
 };
 static_assert(sizeof(packet_slot) == 64);
 
@@ -98,6 +110,14 @@ public:
     /// What such a device is told to write it as; 0: as IPv4 or IPv6, by its first byte.
     void set_protocol(std::uint16_t ether_type) noexcept { slot_->protocol = ether_type; }
 
+    /// What is known of the packet besides its bytes: that it is a superpacket, that its checksum is to be completed.
+    /// It moves with the packet's front: prepend() and remove_prefix() keep it right.
+    offload::offload_state offload() const noexcept {
+        return slot_->has_offload ? told_offload() : offload::offload_state();
+    }
+    /// For programs that make superpackets, or that have completed a checksum.
+    void set_offload(const offload::offload_state& state) noexcept;
+
     /// Gives the buffer back.
     void reset() noexcept {
         if (slot_ != nullptr) detail::release(std::exchange(slot_, nullptr));
@@ -106,6 +126,8 @@ public:
 private:
     friend class detail::packet_pool;
     explicit packet(detail::packet_slot* slot) noexcept : slot_(slot) {}
+    offload::offload_state told_offload() const noexcept;
+    void shift_offload(int bytes) noexcept;
 
     detail::packet_slot* slot_ = nullptr;
 };

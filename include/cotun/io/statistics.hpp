@@ -35,6 +35,8 @@ struct reactor_statistics {
 struct read_statistics {
     std::uint64_t packets = 0;
     std::uint64_t bytes = 0;
+    std::uint64_t superpackets = 0;      // of packets: those that hold several (tun/offload_options.hpp)
+    std::uint64_t malformed = 0;         // not what the virtio-net header in front says: dropped
     std::uint64_t truncated = 0;         // larger than the buffer: dropped
     std::uint64_t refused = 0;           // ICMP refusals and the like, reported by a connected socket
     std::uint64_t rearms = 0;            // multishots started again
@@ -43,17 +45,20 @@ struct read_statistics {
 
 /// The other: what was accepted for writing, and what came of it.
 struct write_statistics {
-    std::uint64_t packets = 0;       // written
-    std::uint64_t bytes = 0;         // written
-    std::uint64_t link_down = 0;     // failed: EIO, ENETDOWN: the link is not up
-    std::uint64_t invalid = 0;       // failed: EINVAL and the like: not a packet that the kernel takes
-    std::uint64_t too_large = 0;     // failed: EMSGSIZE
-    std::uint64_t refused = 0;       // failed: ECONNREFUSED and its like: nobody listens at the peer
-    std::uint64_t unreachable = 0;   // failed: no route, host or network unreachable
-    std::uint64_t no_memory = 0;     // failed: ENOBUFS, ENOMEM
-    std::uint64_t not_permitted = 0; // failed: EPERM, EACCES: a firewall
-    std::uint64_t other = 0;         // failed otherwise
-    std::uint64_t dropped = 0;       // accepted, and given up when the device or socket was closed or gone
+    std::uint64_t packets = 0;         // written
+    std::uint64_t bytes = 0;           // written
+    std::uint64_t superpackets = 0;    // writes of several packets at once: superpackets, merged ones, UDP_SEGMENT
+    std::uint64_t segmented = 0;       // of packets: superpackets that were written in several steps
+    std::uint64_t offload_refused = 0; // times that the kernel refused such a write: they go one by one since
+    std::uint64_t link_down = 0;       // failed: EIO, ENETDOWN: the link is not up
+    std::uint64_t invalid = 0;         // failed: EINVAL and the like: not a packet that the kernel takes
+    std::uint64_t too_large = 0;       // failed: EMSGSIZE
+    std::uint64_t refused = 0;         // failed: ECONNREFUSED and its like: nobody listens at the peer
+    std::uint64_t unreachable = 0;     // failed: no route, host or network unreachable
+    std::uint64_t no_memory = 0;       // failed: ENOBUFS, ENOMEM
+    std::uint64_t not_permitted = 0;   // failed: EPERM, EACCES: a firewall
+    std::uint64_t other = 0;           // failed otherwise
+    std::uint64_t dropped = 0;         // accepted, and given up when the device or socket was closed or gone
 
     std::uint64_t failed() const noexcept {
         return link_down + invalid + too_large + refused + unreachable + no_memory + not_permitted + other;

@@ -45,7 +45,9 @@ enum class link_event_kind : std::uint8_t {
     neighbour_added,
     neighbour_changed, // its `mac` or state
     neighbour_removed,
-    resynchronised // messages were lost; all that is different was told
+    offload_refused, // told of a device by dev.events(): the kernel refused superpackets of a kind that it should take,
+                     // and they go as segments from now on; device::offloads() says which still go whole
+    resynchronised   // messages were lost; all that is different was told
 };
 
 /// "mtu_changed".

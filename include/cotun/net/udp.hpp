@@ -17,14 +17,17 @@
 // Lifetime, thread: as device (tun/device.hpp).
 // Errors: std::system_error. A peer that is not there is not the end: ICMP refusals are counted (reads().refused) and
 // reading goes on. One that no read has taken is told by the kernel to the next send, of which nothing goes out then:
-// that datagram is counted in writes().refused, and not tried again. What became of datagrams that were accepted is
-// counted, and thrown by flush().
-// Order: datagrams are sent in the order in which they were given. When the socket's send buffer is full, the others
-// wait; none is sent before an earlier one. A datagram larger than the path's MTU (of 1 KiB at least) needs room for
-// all of its fragments at once: one that the send buffer could not hold if it were empty fails with ENOBUFS.
-// Multicast: a socket receives what is sent to the groups that it has joined, and not, as the kernel has it by default,
-// what any other socket of the host has joined.
-// Kernel: Linux 5.19; multishot receiving from 6.0 on. udp(7).
+// what was to go with it is counted in writes().refused, and not tried again. What became of datagrams that were
+// accepted is counted, and thrown by flush(). Several at once: what one pass of the reactor accepts goes out at its
+// end. Datagrams of one size that follow each other to one place are one send (UDP_SEGMENT, Linux 4.18), up to 64 of
+// them; the receiver sees no difference. So are the segments of a superpacket that a device has read
+// (tun/offload_options.hpp), with what the program has put in front of it in front of each. Where the way does not take
+// such a send, the datagrams go one by one; nothing is lost by it. Order: datagrams are sent in the order in which they
+// were given. When the socket's send buffer is full, the others wait; none is sent before an earlier one. A datagram
+// larger than the path's MTU (of 1 KiB at least) needs room for all of its fragments at once: one that the send buffer
+// could not hold if it were empty fails with ENOBUFS. Multicast: a socket receives what is sent to the groups that it
+// has joined, and not, as the kernel has it by default, what any other socket of the host has joined. Kernel:
+// Linux 5.19; multishot receiving from 6.0 on. udp(7).
 #pragma once
 
 #include <cotun/coro/task.hpp>
@@ -68,6 +71,12 @@ struct udp_options {
     /// Tells of each datagram which address it was sent to, over which interface it came, its TTL and TOS: info_of(),
     /// datagram::info; and has reply() answer from that address. Costs a little for each.
     bool packet_info = false;
+    /// Takes datagrams of one sender and one size from the kernel many at a time (UDP_GRO, Linux 5.0): up to 64 KiB in
+    /// one read, which is what makes a tunnel fast. Each is a packet of its own all the same; those that came together
+    /// share a buffer, and one that needs room for a header is moved. It takes large buffers
+    /// (pool_options::large_count) whatever the size of the datagrams; where the reactor has no more than half of them
+    /// left to share, the socket goes without.
+    bool receive_merged = false;
     /// What is sent to multicast groups: its TTL or hop limit (0 to 255; 0: not beyond this host; 1 unless it is
     /// given), whether this host's own members receive it too, and the interface that it leaves by (unless it is given,
     /// the one that the routes have).

@@ -152,6 +152,11 @@ private:
     return {packet, state, network_offset};
 }
 
+/// Where the IP header of a superpacket begins, which may have anything in front of it: an Ethernet header and VLAN
+/// tags, or what a tunnel has put there, which each segment then begins with, too. Found from where the state says that
+/// the checksum begins, and confirmed by the header's own length; 0 if there is none.
+[[nodiscard]] std::size_t find_network(std::span<const std::byte> packet, const offload_state& state) noexcept;
+
 /// Writes segments one behind the other, as many as fit into `out` whole; call again with `first` where it ended for
 /// the rest. `out` does not overlap the packet. A run of none means that there is no room for one, or nothing to write.
 [[nodiscard]] segment_run write_segments(std::span<std::byte> out, const segmenter& plan,

@@ -72,11 +72,13 @@ public:
     bool is_multi_queue() const noexcept;
     /// Whether packets come by multishot read. May turn false after the first reads, where the kernel refuses it.
     bool uses_multishot() const noexcept;
+    /// Which superpackets are read and written whole, as of now.
+    device_offload offloads() const noexcept;
     /// For ioctl(2) of what cotun has no options for; -1 once it is closed. It stays the device's: not to be read,
     /// written or closed.
     int native_handle() const noexcept;
 
-    /// Yields the next packet: an IP packet, or an Ethernet frame.
+    /// Yields the next packet: an IP packet, or an Ethernet frame; it may be a superpacket (packet::offload()).
     read_packet_operation read_packet() noexcept;
     /// Yields all packets that have come, 1 to 64.
     read_packets_operation read_packets() noexcept;

@@ -8,8 +8,9 @@
 //     }
 //
 // Told are: up and down, the carrier, the MTU, the name, the MAC address, addresses, that it was moved to another
-// network namespace (and then what happens to it there), and that it was deleted. Not told is what was before the first
-// call of events(). They come by netlink (link/event.hpp), without a timer.
+// network namespace (and then what happens to it there), that it was deleted, and that the kernel refused superpackets
+// (offload_refused). Not told is what was before the first call of events(). All but the last come by netlink
+// (link/event.hpp), without a timer.
 //
 // Each event goes to one next() (link/event_operation.hpp). Lifetime: the device's; next() ends with
 // std::errc::operation_canceled when the device is closed, or gone, and all events were taken. Thread: the reactor's.

@@ -9,6 +9,7 @@
 #include <cotun/io/option_values.hpp>
 #include <cotun/io/read_mode.hpp>
 #include <cotun/link/network_namespace.hpp>
+#include <cotun/tun/offload_options.hpp>
 #include <cotun/wire/address.hpp>
 
 #include <cstdint>
@@ -72,8 +73,14 @@ struct device_options {
     unsigned txqueuelen = 0;
     /// TAP alone: the interface's own MAC address. Unset: the kernel makes one up.
     std::optional<wire::mac_address> mac{};
+    /// Superpackets, unless no_offload: see tun/offload_options.hpp. They need large buffers
+    /// (pool_options::large_count); where the reactor has no more than half of them left to share, the device goes
+    /// without, as it does where the kernel has no such thing, and where others have the interface open without:
+    /// device::offloads() tells.
+    offload_options offload{};
     /// Bytes of the largest superpacket that the kernel makes for the device (its IFLA_GSO_MAX_SIZE, up to 65,536).
-    /// 0: the kernel's default.
+    /// 0: the kernel's default. Less makes superpackets of TCP that fit one send of a UDP socket, once cut; but what
+    /// programs send that is larger (UDP_SEGMENT), the kernel cuts up before the device.
     unsigned gso_max_size = 0;
 
     /// Forces one way of reading; for trying, and for kernels whose multishot read misbehaves.
@@ -95,6 +102,9 @@ struct adopt_options {
     unsigned mtu = 0;
     /// As in device_options.
     unsigned mtu_room = 0;
+    /// Of no effect where the descriptor has no virtio-net headers (IFF_VNET_HDR). Where it has, and no_offload is
+    /// given, it is refused.
+    offload_options offload{};
     read_mode read = read_mode::automatic;
 };
 static_assert(std::is_trivially_destructible_v<adopt_options>);
