@@ -3,6 +3,7 @@
 // Namespaces as ip(8) sees them. Those that are made here have names like those of the other tests, and are swept with
 // them.
 #include "../support/privileges.hpp"
+#include "../support/sanitizers.hpp"
 #include "control_support.hpp"
 
 #include <fcntl.h>
@@ -138,6 +139,7 @@ TEST_CASE("without privileges, namespaces are refused with the remedy", "[link][
 
 TEST_CASE("links and namespaces are controlled without root in a user namespace", "[link][namespace]") {
     if (!run("unshare -Urn true").good()) SKIP("no user namespace can be made here");
+    if (cotun::test::thread_sanitized) SKIP("ThreadSanitizer's thread is in the way of a user namespace");
     const std::string said = in_child([]() -> std::string {
         if (unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0) return "cannot unshare";
         cotun::reactor io;

@@ -17,6 +17,7 @@
 #include <array>
 #include <cstdint>
 
+#include "../support/sanitizers.hpp"
 #include "cotun_program.hpp"
 
 using namespace test;
@@ -203,6 +204,7 @@ TEST_CASE("doctor: nobody, with a device node for everybody; and in a user names
     CHECK_THAT(outside.line("may_create"),
                ContainsSubstring("|fails|TUNSETIFF: EPERM") && ContainsSubstring("unshare --user"));
     if (!user_namespaces()) SKIP("nobody may make user namespaces here");
+    if (cotun::test::thread_sanitized) SKIP("ThreadSanitizer's thread is in the way of a user namespace");
     CHECK(outside.state("tun") == "works");
     CHECK(outside.state("tso4") == "works");
 
