@@ -367,8 +367,9 @@ fields random_superpacket(dice& roll) {
     return f;
 }
 
-bool is_link_local(std::span<const std::byte> packet) {
-    return packet[0] >> 4 == std::byte{6} && packet[8] == std::byte{0xfe};
+// For groups and neighbours: from a link-local address, or from none yet.
+bool is_the_kernels_own(std::span<const std::byte> packet) {
+    return packet[0] >> 4 == std::byte{6} && packet[8] != std::byte{0x20};
 }
 
 // The kernel counts down the TTL on the way, and cuts what its other device cannot take whole.
@@ -393,7 +394,7 @@ cotun::task<> compare_with_kernel(cotun::reactor& io, cotun::device& in, cotun::
         bytes ours(65536);
         for (const auto& segment : plan) {
             cotun::packet theirs = co_await out.read_packet();
-            while (is_link_local(theirs.bytes())) theirs = co_await out.read_packet(); // the kernel's own
+            while (is_the_kernels_own(theirs.bytes())) theirs = co_await out.read_packet();
             const auto made = segment.write(ours);
             INFO("segment " << segment.index() << "\nours   " << cotun::test::hex(made) << "\ntheirs "
                             << cotun::test::hex(theirs.bytes()));
