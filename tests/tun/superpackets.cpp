@@ -378,7 +378,9 @@ cotun::task<> compare_with_kernel(cotun::reactor& io, cotun::device& in, cotun::
     dice roll(seed);
     for (unsigned i = 0; i < count; ++i) {
         fields f = random_superpacket(roll);
-        const std::size_t size = 1 + roll(1500 - f.header_size());
+        // Linux 6.18 finds some too big that have extension headers and segments of nearly the MTU.
+        const std::size_t spare = f.v6 && !f.ip_options.empty() ? 64 : 0;
+        const std::size_t size = 1 + roll(1500 - f.header_size() - spare);
         const std::size_t segments = 2 + roll(std::min<std::size_t>(62, 65000 / (size + f.header_size())));
         f.payload = cotun::test::random_bytes(roll, (segments - 1) * size + 1 + roll(size));
         const bytes whole = cotun::test::make_packet(f, true);
