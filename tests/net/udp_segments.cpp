@@ -621,3 +621,34 @@ TEST_CASE("segments: a Unix socket sends each as a message, and waits for a slow
     CHECK(from.writes().segmented == 1);
     CHECK(from.writes().failed() == 0);
 }
+
+TEST_CASE("segments: a socket without checksums sends one by one, and nothing is lost or overtaken",
+          "[net][segments]") {
+    const ::test::own_namespace here;
+    const plain_receiver receiver;
+    reactor io;
+    udp_socket s = open_udp(io, to_receiver());
+    const int on = 1; // then the kernel refuses UDP_SEGMENT with EINVAL, whatever the size
+    REQUIRE(setsockopt(s.native_handle(), SOL_SOCKET, SO_NO_CHECK, &on, sizeof on) == 0);
+    std::vector<bytes> due;
+    const fields f = tcp_fields(20 * 1400 + 99);
+    for (int round = 0; round < 3; ++round) {
+        packet_batch batch;
+        for (int i = 0; i < 40; ++i) {
+            packet p = io.try_allocate(i < 20 ? 1200 : 400 + static_cast<std::size_t>(i));
+            REQUIRE(p);
+            std::memset(p.bytes().data(), i, p.size());
+            due.emplace_back(p.bytes().begin(), p.bytes().end());
+            batch.push_back(std::move(p));
+        }
+        batch.push_back(make_superpacket(io, f, 1400));
+        for (const bytes& segment : make_segments(f, 1400)) due.push_back(segment);
+        io.run(send_and_flush(s, std::move(batch)));
+    }
+    CHECK(receiver.all() == due);
+    CHECK(s.writes().packets == 123);
+    CHECK(s.writes().failed() == 0);
+    CHECK(s.writes().segmented == 3);
+    CHECK(s.writes().offload_refused >= 1);
+    CHECK(s.writes().superpackets == 0);
+}
