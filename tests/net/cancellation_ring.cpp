@@ -47,7 +47,8 @@ packet numbered_packet(reactor& io, unsigned n) {
 struct udp_ends {
     explicit udp_ends(reactor& io) : peer(bound()), socket(open(io, name_of(peer.fd))) {
         const int much = 4 << 20; // nothing is to be dropped there
-        setsockopt(peer.fd, SOL_SOCKET, SO_RCVBUFFORCE, &much, sizeof much);
+        if (setsockopt(peer.fd, SOL_SOCKET, SO_RCVBUFFORCE, &much, sizeof much) != 0)
+            setsockopt(peer.fd, SOL_SOCKET, SO_RCVBUF, &much, sizeof much);
     }
     plain peer;
     udp_socket socket;

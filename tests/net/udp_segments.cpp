@@ -507,7 +507,8 @@ struct plain_receiver {
         a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
         REQUIRE(::bind(descriptor, reinterpret_cast<const sockaddr*>(&a), sizeof a) == 0);
         const int size = 8 << 20;
-        setsockopt(descriptor, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size);
+        if (setsockopt(descriptor, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size) != 0)
+            setsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
     }
     ~plain_receiver() { ::close(descriptor); }
     std::vector<bytes> all() const {
@@ -554,8 +555,9 @@ TEST_CASE("segments: the kernel makes of one send what was given", "[net][segmen
         for (const bytes& segment : with_front(make_segments(f, 1400), 8)) due.push_back(segment);
         batch.push_back(make_superpacket(io, f, 1400, 8));
         io.run(send_and_flush(s, std::move(batch)));
+        CHECK(receiver.all() == due); // now, or the buffer of one without privileges would be full
+        due.clear();
     }
-    CHECK(receiver.all() == due);
     CHECK(s.writes().packets == 305);
     CHECK(s.writes().superpackets >= 10);
     CHECK(s.writes().offload_refused == 0);
@@ -644,8 +646,9 @@ TEST_CASE("segments: a socket without checksums sends one by one, and nothing is
         batch.push_back(make_superpacket(io, f, 1400));
         for (const bytes& segment : make_segments(f, 1400)) due.push_back(segment);
         io.run(send_and_flush(s, std::move(batch)));
+        CHECK(receiver.all() == due);
+        due.clear();
     }
-    CHECK(receiver.all() == due);
     CHECK(s.writes().packets == 123);
     CHECK(s.writes().failed() == 0);
     CHECK(s.writes().segmented == 3);

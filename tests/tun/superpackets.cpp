@@ -85,7 +85,7 @@ struct superpacket_bench {
         cotun::open_tun(io, {.name = "tun0", .addresses = {"10.9.0.1/24"}, .offload = {}, .read = mode});
 };
 
-std::string kernel_sum_errors() { return output_of("nstat -az UdpInCsumErrors TcpInCsumErrors | grep -c ' 0 '"); }
+std::string kernel_sum_errors() { return output_of("nstat -asz UdpInCsumErrors TcpInCsumErrors | grep -c ' 0 '"); }
 
 } // namespace
 
