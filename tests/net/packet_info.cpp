@@ -149,7 +149,7 @@ TEST_CASE("socat hears the answer only if it comes from where it asked", "[net][
     for (const char* to : {"UDP4:192.0.2.3:4711", "UDP6:[2001:db8::3]:4711", "UDP6:[fe80::1%far]:4711"}) {
         CAPTURE(to);
         program socat({"ip", "netns", "exec", hosts.peer().name(), "sh", "-c",
-                       std::string("echo hello | socat -t10 STDIO,ignoreeof ") + to + "  & pid=$!; wait $pid"});
+                       std::string("exec socat -t10 STDIO,ignoreeof ") + to + " <<E\nhello\nE\n"});
         const auto once = [](cotun::udp_socket& from) -> cotun::task<> {
             cotun::datagram d = co_await from.receive();
             co_await from.reply(std::move(d.payload));
