@@ -9,9 +9,9 @@
 //
 // What a device or a socket read into the buffer, another can send from it: nothing is copied.
 //
-// A packet may be a superpacket, or one whose checksum is still to be completed: offload() says so. Devices of cotun
-// know what to do with it; sockets send the bytes as they are. Who takes them elsewhere cuts them up
-// (offload/segments.hpp), or opens the device without offload (tun/offload_options.hpp).
+// A packet may be a superpacket, or one whose checksum is still to be completed: offload() says so. Devices, UDP and
+// Unix sockets know what to do with it; streams refuse superpackets. Who takes the bytes elsewhere cuts it up
+// (offload/segments.hpp), or opens the device with no_offload (tun/offload_options.hpp).
 //
 // Lifetime: the buffer goes back to its pool when the packet is destroyed or handed to a write. A packet may outlive
 // its reactor: the pool's memory stays until the last lease is back.
