@@ -38,6 +38,7 @@ bool read_control(std::span<const std::byte> control, ancillary& into) noexcept;
 class send_control {
 public:
     void clear() noexcept;
+    /// Both add messages to those that are there.
     void write(const ancillary& from) noexcept;
     /// The datagram is several, of that many bytes each but for the last (UDP_SEGMENT).
     void add_segment_size(std::uint16_t bytes) noexcept;

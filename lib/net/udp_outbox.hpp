@@ -65,6 +65,7 @@ private:
     struct cutting {
         std::size_t next = 0; // segment
         std::size_t count = 0;
+        std::size_t size = 0;    // of a segment, bytes
         std::size_t tried = 0;   // segments of the send that was tried last
         std::size_t waiting = 0; // segments that wait for room
         int failure = 0;         // the first of a segment

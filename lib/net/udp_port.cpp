@@ -70,10 +70,6 @@ int family_of(const udp_options& options) {
     return decides && decides->address().unmapped().is_v6() ? AF_INET6 : AF_INET;
 }
 
-} // namespace
-
-namespace {
-
 size_class class_for(const packet_pool& pool, const udp_options& options) {
     const udp_inbox::wanted wanted{.packet_info = options.packet_info, .merged = options.receive_merged};
     return pool.class_for((wanted.merged ? 65535 : options.largest_datagram) + wanted.payload_offset());

@@ -70,6 +70,7 @@ bool udp_outbox::cut(std::size_t place, packet_slot& slot, std::int32_t& result)
     }
     const std::size_t size = plan.header_size() + plan.payload_size();
     cutting_.count = plan.size();
+    cutting_.size = size;
     while (cutting_.next < cutting_.count) {
         const std::size_t each =
             takes_segments(size) ? std::clamp<std::size_t>(most_bytes / size, 1, most_segments) : 1;
@@ -128,7 +129,7 @@ bool udp_outbox::goes_again(packet_slot& slot, std::int32_t& result) {
 
 bool udp_outbox::segments_ended(const packet_slot& slot, std::int32_t& result) noexcept {
     const std::size_t count = std::exchange(cutting_.waiting, 0);
-    if (result < 0 && count > 1 && step_down(-result, 0)) return true;
+    if (result < 0 && count > 1 && step_down(-result, cutting_.size)) return true;
     if (result < 0 && cutting_.failure == 0) cutting_.failure = -result;
     cutting_.next += count;
     if (cutting_.next < cutting_.count && (result >= 0 || !detail::is_final(-result))) return true;
