@@ -43,7 +43,6 @@ public:
     std::size_t size() const noexcept { return size_; }
     packet_slot* front() const noexcept { return ring_[first_]; }
     packet_slot* back() const noexcept { return ring_[(first_ + size_ - 1) & mask_]; }
-    std::size_t capacity() const noexcept { return mask_ + 1; }
     /// There must be fewer than the capacity.
     void push_back(packet_slot* s) noexcept {
         assert(size_ <= mask_);

@@ -147,9 +147,6 @@ protected:
         return (submitted_ - batch + index) & mask_;
     }
     packet_slot& in_window(std::size_t place) noexcept { return *entries_[place].slot; }
-    /// The place of the packet behind that at `place` with the same request; nowhere: it is the last.
-    static constexpr std::uint16_t nowhere = 0xffff;
-    std::uint16_t next_with(std::size_t place) const noexcept { return entries_[place].next; }
     /// The packet at `place`, which goes again, is with the kernel from now on. 0: as above.
     ring::token submit_again(std::size_t place);
     /// What a write of the whole packet would have answered.
@@ -170,6 +167,8 @@ protected:
     bool tries_ = false;     // transmit() does not wait for room, and there is a transmit_waiting()
 
 private:
+    static constexpr std::uint16_t nowhere = 0xffff; // no place
+
     struct entry {
         packet_slot* slot = nullptr; // nullptr: done
         ring::token request = 0;

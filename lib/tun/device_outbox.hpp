@@ -12,7 +12,8 @@
 //
 // Packets of one flow that a pass has accepted are merged into superpackets at its end (offload/coalescer.hpp), and
 // written from where they lie. A batch is merged when no write is under way: what was made of the last one is the
-// kernel's until then. A superpacket that is refused goes again as the packets that it was made of.
+// kernel's until then. A superpacket that is refused, or for which the kernel has no memory, goes again as the packets
+// that it was made of: behind those that were under way with it, as above.
 #pragma once
 
 #include "io/outbox.hpp"
