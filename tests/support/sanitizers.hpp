@@ -1,33 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Whether the test is built with a sanitizer that makes it many times slower.
+// Which sanitizer the test is built with.
 #pragma once
+
+#ifdef __has_feature
+#define COTUN_TEST_HAS(feature) __has_feature(feature)
+#else
+#define COTUN_TEST_HAS(feature) 0
+#endif
 
 namespace cotun::test {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr bool sanitized = true;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-inline constexpr bool sanitized = true;
+/// It has a thread of its own, and a program of several threads cannot make itself a user namespace.
+#if defined(__SANITIZE_THREAD__) || COTUN_TEST_HAS(thread_sanitizer)
+inline constexpr bool thread_sanitized = true;
 #else
-inline constexpr bool sanitized = false;
-#endif
-#else
-inline constexpr bool sanitized = false;
+inline constexpr bool thread_sanitized = false;
 #endif
 
-// ThreadSanitizer has a thread of its own, and a program of several threads cannot make itself a user namespace.
-#if defined(__SANITIZE_THREAD__)
-inline constexpr bool thread_sanitized = true;
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-inline constexpr bool thread_sanitized = true;
+/// One that makes it many times slower.
+#if defined(__SANITIZE_ADDRESS__) || COTUN_TEST_HAS(address_sanitizer)
+inline constexpr bool sanitized = true;
 #else
-inline constexpr bool thread_sanitized = false;
-#endif
-#else
-inline constexpr bool thread_sanitized = false;
+inline constexpr bool sanitized = thread_sanitized;
 #endif
 
 } // namespace cotun::test
+
+#undef COTUN_TEST_HAS

@@ -195,6 +195,16 @@ struct device_rig {
     bool is_ours(const scripted::request& q) const {
         return q.what == scripted::kind::write && q.descriptor == descriptor;
     }
+    /// One kind was refused, once, which leaves these; nothing has failed by it, and the device's events tell.
+    void check_switched_off(const superpacket_kinds& left, const std::optional<link_event>& event) const {
+        CHECK(writes().superpackets == 0);
+        CHECK(writes().offload_refused == 1);
+        CHECK(writes().failed() == 0);
+        CHECK(whole() == left);
+        REQUIRE(event);
+        CHECK(event->kind == link_event_kind::offload_refused);
+        CHECK(event->name.view() == "tun0");
+    }
     write_statistics writes() const { return port->out().statistics(); }
     superpacket_kinds whole() const { return port->offload().write; }
 
