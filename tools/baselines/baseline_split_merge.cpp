@@ -6,7 +6,7 @@
 // as a superpacket. Between the two is where such a library's user sees packets. The loop around it is that of
 // baseline_epoll.
 
-#include "devices.hpp"
+#include "epoll_loop.hpp"
 
 #include <array>
 #include <bit>
@@ -14,11 +14,8 @@
 #include <memory>
 #include <unordered_map>
 
-#include <sys/epoll.h>
-
 namespace {
 
-constexpr int quota = 64;                 // reads a device may have for each wake-up
 constexpr std::size_t most_packets = 128; // that one superpacket is cut into; what the libraries take for a batch
 constexpr std::size_t room = baseline::offload_header_size + 65535;
 
@@ -306,58 +303,20 @@ void batch::put_header(slot& one) {
     std::memcpy(one.memory.get(), &header, sizeof header);
 }
 
-void watch(int poll, int fd) {
-    epoll_event event{};
-    event.events = EPOLLIN;
-    event.data.fd = fd;
-    if (::epoll_ctl(poll, EPOLL_CTL_ADD, fd, &event) < 0) baseline::fail("watch a descriptor with epoll");
-}
-
-void move_packets(int from, int to, std::vector<std::uint8_t>& buffer, batch& packets, baseline::counters& total) {
-    for (int moved = 0; moved < quota; ++moved) {
-        const ssize_t length = ::read(from, buffer.data(), buffer.size());
-        if (length < 0) {
-            if (errno == EAGAIN || errno == EINTR) return;
-            baseline::fail("read from a device");
-        }
-        if (!packets.split(buffer.data(), static_cast<std::size_t>(length))) {
-            ++total.refused;
-            continue;
-        }
-        packets.merge();
-        packets.for_each([&](const std::uint8_t* data, std::size_t size) {
-            if (::write(to, data, size) >= 0)
-                ++total.forwarded;
-            else if (baseline::is_transient(errno))
-                ++total.refused;
-            else
-                baseline::fail("write to a device");
-        });
-    }
-}
-
 baseline::counters forward(const baseline::options& options) {
     if (!options.offload) throw std::invalid_argument("without --offload there is nothing to split or to merge");
-    const auto stop = baseline::open_stop_signal();
-    const auto a = baseline::open_device(options.a, options);
-    const auto b = baseline::open_device(options.b, options);
-    const baseline::descriptor poll(::epoll_create1(EPOLL_CLOEXEC));
-    if (poll.get() < 0) baseline::fail("create an epoll instance");
-    for (const int fd : {stop.get(), a.get(), b.get()}) watch(poll.get(), fd);
-
-    baseline::counters total;
-    std::vector<std::uint8_t> buffer(baseline::largest_packet(options));
     const auto packets = std::make_unique<batch>();
-    std::array<epoll_event, 3> events{};
-    for (;;) {
-        const int ready = ::epoll_wait(poll.get(), events.data(), static_cast<int>(events.size()), -1);
-        if (ready < 0 && errno != EINTR) baseline::fail("wait with epoll");
-        for (int i = 0; i < ready; ++i) {
-            const int fd = events[static_cast<std::size_t>(i)].data.fd;
-            if (fd == stop.get()) return total;
-            move_packets(fd, fd == a.get() ? b.get() : a.get(), buffer, *packets, total);
-        }
-    }
+    return baseline::forward_by_epoll(
+        options, [&packets](int to, std::uint8_t* data, std::size_t size, baseline::counters& total) {
+            if (!packets->split(data, size)) {
+                ++total.refused;
+                return;
+            }
+            packets->merge();
+            packets->for_each([to, &total](const std::uint8_t* merged, std::size_t length) {
+                baseline::write_packet(to, merged, length, total);
+            });
+        });
 }
 
 } // namespace

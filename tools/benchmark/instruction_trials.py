@@ -19,7 +19,7 @@ import time
 
 from benchmark.common import BenchError, FORWARDERS, Lab, report_progress, run
 from benchmark.device_trials import print_rows
-from benchmark.report import spread
+from benchmark.report import print_ratio, spread
 from benchmark.trials import Sample, start_forwarder, tcp_load, udp_load
 
 PROGRAMS = FORWARDERS
@@ -107,11 +107,7 @@ def compare(signals, options, programs):
                       for name, each in results[row].items())])
         found = ratios(results[row])
         for one in found:
-            verdict = "" if one["target"] is None else \
-                f"   at most {one['target']:.2f}x  {'met' if one['met'] else 'MISSED'}"
-            each = one["by_round"]
-            print(f"    cotun over {one['against']:<9} {one['ratio']:.2f}x   {statistics.median(each):.2f} "
-                  f"[{each[0]:.2f} .. {each[-1]:.2f}]{verdict}")
+            print_ratio(f"cotun over {one['against']:<9}", one, "at most")
         met += [one["met"] for one in found if one["met"] is not None]
         report["rows"][row] = {"title": ROWS[row], "trials": results[row], "ratios": found}
     if options.json:

@@ -61,12 +61,15 @@ def print_disturbance(results, workload):
               f"the time (worst trial {100 * max(waited):.0f} %); the less, the better these numbers")
 
 
+def print_ratio(label, one, limit="target"):
+    """The ratio of medians, the ratios round by round, and whether the target is met, if there is one."""
+    verdict = "" if one["target"] is None else f"   {limit} {one['target']:.2f}x  {'met' if one['met'] else 'MISSED'}"
+    each = one["by_round"]
+    print(f"    {label} {one['ratio']:.2f}x   {statistics.median(each):.2f} [{each[0]:.2f} .. {each[-1]:.2f}]{verdict}")
+
+
 def print_ratios(title, reference, found):
     if found:
         print(f"  {title}, {reference} over each: ratio of medians, and the ratios round by round:")
     for one in found:
-        verdict = "" if one["target"] is None else \
-            f"   target {one['target']:.2f}x  {'met' if one['met'] else 'MISSED'}"
-        each = one["by_round"]
-        print(f"    {one['against']:<11} {one['ratio']:.2f}x   {statistics.median(each):.2f} "
-              f"[{each[0]:.2f} .. {each[-1]:.2f}]{verdict}")
+        print_ratio(f"{one['against']:<11}", one)

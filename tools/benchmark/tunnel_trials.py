@@ -25,7 +25,7 @@ import tempfile
 
 from benchmark.common import ADDRESSES, BenchError, Lab, PORT, finish, report_progress, run, wait_until
 from benchmark.device_trials import percentile, print_rows
-from benchmark.report import spread
+from benchmark.report import print_ratio, spread
 from benchmark.trials import cpu_time, device_state, is_listening, udp_load
 
 TUNNELS = {"cotun": "udp_tunnel", "cotun_plain": "udp_tunnel --no-offload",
@@ -280,11 +280,7 @@ def print_ratios(found):
     if found:
         print("  cotun over each (of RTT the inverse): ratio of medians, and the ratios round by round:")
     for one in found:
-        verdict = "" if one["target"] is None else \
-            f"   target {one['target']:.2f}x  {'met' if one['met'] else 'MISSED'}"
-        each = one["by_round"]
-        print(f"    {one['against']:<11} {one['figure']:<12} {one['ratio']:.2f}x   {statistics.median(each):.2f} "
-              f"[{each[0]:.2f} .. {each[-1]:.2f}]{verdict}")
+        print_ratio(f"{one['against']:<11} {one['figure']:<12}", one)
 
 
 def retransmits(results):
